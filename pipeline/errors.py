@@ -1,0 +1,50 @@
+"""Everything this package raises on purpose.
+
+Each error is also the builtin a caller would expect, so ``except OSError`` around
+`open_slide` works. Messages say *path: what, values; what to do*.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConfigError",
+    "MemoryBudgetError",
+    "MissingExtraError",
+    "ModelError",
+    "PipelineError",
+    "SlideError",
+    "StaleStoreError",
+    "StoreError",
+]
+
+
+class PipelineError(Exception):
+    """The parent of every error raised on purpose."""
+
+
+class ConfigError(PipelineError, ValueError):
+    """A run file, an override or an argument that cannot be meant."""
+
+
+class SlideError(PipelineError, OSError):
+    """A slide that cannot be opened, or pixels that cannot be read."""
+
+
+class ModelError(PipelineError, ValueError):
+    """A model card, an ONNX file or an output that is not what it should be."""
+
+
+class StoreError(PipelineError, OSError):
+    """A results store that cannot be written or read."""
+
+
+class StaleStoreError(StoreError):
+    """A results store that was begun with other settings."""
+
+
+class MemoryBudgetError(PipelineError, MemoryError):
+    """A plan whose predicted memory exceeds what a worker has."""
+
+
+class MissingExtraError(PipelineError, ImportError):
+    """An optional dependency that is not installed; the message names the extra."""
