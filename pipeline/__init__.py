@@ -1,5 +1,46 @@
-"""Whole-slide images as lazy Dask arrays, ONNX models over every block, OME-Zarr out."""
+"""Whole-slide images as lazy Dask arrays, ONNX models over every block, OME-Zarr out.
+
+Importing this package imports nothing else; each name loads its module when first used.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.batch import run
+    from pipeline.clusters import cluster
+    from pipeline.model import load_model
+    from pipeline.plan import predict
+    from pipeline.results import open_results
+    from pipeline.slide import open_slide
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "__version__",
+    "cluster",
+    "load_model",
+    "open_results",
+    "open_slide",
+    "predict",
+    "run",
+]
+
+_HOMES = {
+    "cluster": "pipeline.clusters",
+    "load_model": "pipeline.model",
+    "open_results": "pipeline.results",
+    "open_slide": "pipeline.slide",
+    "predict": "pipeline.plan",
+    "run": "pipeline.batch",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,6 +7,7 @@ Each error is also the builtin a caller would expect, so ``except OSError`` arou
 from __future__ import annotations
 
 __all__ = [
+    "ClusterError",
     "ConfigError",
     "MemoryBudgetError",
     "MissingExtraError",
@@ -40,6 +41,10 @@ class StoreError(PipelineError, OSError):
 
 class StaleStoreError(StoreError):
     """A results store that was begun with other settings."""
+
+
+class ClusterError(PipelineError, RuntimeError):
+    """Workers that cannot be had, or that died at a block."""
 
 
 class MemoryBudgetError(PipelineError, MemoryError):

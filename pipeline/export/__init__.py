@@ -1,1 +1,33 @@
-"""."""
+"""What is made of a committed store, one file per kind.
+
+A new kind is a file here that offers ``export(stored, slide, stem) -> path`` and one line in
+`EXPORTS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+from pipeline.errors import StoreError
+from pipeline.results import StoredSlide
+from pipeline.slide import Slide
+
+__all__ = ["EXPORTS", "export"]
+
+EXPORTS = {
+    "overview": "pipeline.export.overview",
+}
+"""Kind -> module; imported when first asked for."""
+
+
+def export(kind: str, stored: StoredSlide, slide: Slide) -> str:
+    """Make one kind of file beside the store and give its path.
+
+    Raises `StoreError` where the store is not committed.
+    """
+    if not stored.seen.committed:
+        raise StoreError(f"{stored.path}: is not finished; run again before exporting")
+    make: Callable[[StoredSlide, Slide, Path], Path] = import_module(EXPORTS[kind]).export
+    return str(make(stored, slide, Path(stored.path).with_suffix("")))

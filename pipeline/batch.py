@@ -1,0 +1,255 @@
+"""Many slides, one after another: the only place where a slide's failure is contained."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.clusters import cluster
+from pipeline.config import RunConfig
+from pipeline.errors import PipelineError, SlideError
+from pipeline.execute import find_tissue
+from pipeline.execute import run as run_plan
+from pipeline.manifest import Job, jobs
+from pipeline.model import Model, load_model
+from pipeline.plan import Options, Plan, plan_slide
+from pipeline.provenance import notes, provenance
+from pipeline.results import ENDING, open_results
+from pipeline.runfile import dump_config, load_config
+from pipeline.slide import Slide, open_slide
+from pipeline.store import Coverage
+from pipeline.tissue import TissueSettings
+
+__all__ = ["Report", "SlideOutcome", "Summary", "dry_run", "run"]
+
+CONFIG_COPY = "config.yaml"
+
+
+@dataclass(frozen=True)
+class SlideOutcome:
+    """What became of one slide: ``done``, ``partial`` or ``failed``, and why."""
+
+    job: Job
+    state: str
+    analysed: int = 0
+    background: int = 0
+    failed: int = 0
+    computed: int = 0
+    seconds: float = 0.0
+    reason: str = ""
+    made: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of a run."""
+
+    directory: str
+    outcomes: tuple[SlideOutcome, ...]
+    seconds: float
+
+    @property
+    def complete(self) -> bool:
+        """Whether every block of every slide is done."""
+        return all(outcome.state == "done" for outcome in self.outcomes)
+
+
+class Report(Protocol):
+    """Told how a run goes on; `pipeline.progress` shows it."""
+
+    def began(self, jobs: Sequence[Job], dashboard: str | None) -> None:
+        """Say that a run begins."""
+        ...
+
+    def slide(self, job: Job) -> None:
+        """Say that a slide begins."""
+        ...
+
+    def blocks(self, stage: str, finished: int, total: int) -> None:
+        """Say how far its blocks are."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Say something the user should know."""
+        ...
+
+    def ended(self, outcome: SlideOutcome) -> None:
+        """Say what became of a slide."""
+        ...
+
+
+@dataclass
+class Silence:
+    """A report that tells nobody but keeps the notes."""
+
+    notes: list[str] = field(default_factory=list)
+
+    def began(self, jobs: Sequence[Job], dashboard: str | None) -> None:
+        """See `Report`."""
+
+    def slide(self, job: Job) -> None:
+        """See `Report`."""
+
+    def blocks(self, stage: str, finished: int, total: int) -> None:
+        """See `Report`."""
+
+    def note(self, text: str) -> None:
+        """See `Report`."""
+        self.notes.append(text)
+
+    def ended(self, outcome: SlideOutcome) -> None:
+        """See `Report`."""
+
+
+def run(
+    config: RunConfig | str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    *,
+    report: Report | None = None,
+) -> Summary:
+    """Do what a run file says, or what is left of it.
+
+    A slide that fails is reported and the others go on, unless ``on_error`` is ``stop``.
+    Raises `ConfigError` and `ModelError` before anything is computed.
+    """
+    config = config if isinstance(config, RunConfig) else load_config(config, overrides)
+    report = report or Silence()
+    started = time.monotonic()
+    make_demo(config, report)
+    todo, model = jobs(config), load_model(config.model)
+    folder = Path(config.output.directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_whole(folder / CONFIG_COPY, dump_config(config))
+    outcomes = []
+    with _cluster_of(config) as client:
+        report.began(todo, getattr(client, "dashboard_link", None) or None)
+        for job in todo:
+            report.slide(job)
+            outcomes.append(_contained(config, model, job, report))
+            report.ended(outcomes[-1])
+            if outcomes[-1].state != "done" and config.on_error == "stop":
+                break
+    return Summary(str(folder), tuple(outcomes), time.monotonic() - started)
+
+
+def dry_run(config: RunConfig, *, report: Report | None = None) -> Iterator[tuple[Job, Plan]]:
+    """Plan every slide of a run and give the plans; no output is touched.
+
+    Each slide's tissue is looked for, in this process.
+    """
+    report = report or Silence()
+    make_demo(config, report)
+    model = load_model(config.model)
+    with cluster("threads"):
+        for job in jobs(config):
+            yield job, _plan(config, model, job, report)
+
+
+def make_demo(config: RunConfig, report: Report) -> None:
+    """Write the synthetic slide a run file asks for, unless it is there."""
+    if config.demo is None or Path(config.demo.slide).exists():
+        return
+    from pipeline.demo import write_demo
+
+    demo = config.demo
+    report.note(f"writing the synthetic slide {demo.slide} ({demo.width} x {demo.height} px)")
+    Path(demo.slide).parent.mkdir(parents=True, exist_ok=True)
+    write_demo(demo.slide, demo.width, demo.height, mpp=demo.mpp, seed=demo.seed)
+
+
+@contextmanager
+def _cluster_of(config: RunConfig) -> Iterator[Any]:
+    settings = config.cluster
+    with cluster(
+        settings.kind,
+        workers=settings.workers,
+        threads_per_worker=settings.threads_per_worker,
+        memory_limit=settings.memory_limit,
+        address=settings.address,
+        dashboard=settings.dashboard,
+    ) as client:
+        yield client
+
+
+def _contained(config: RunConfig, model: Model, job: Job, report: Report) -> SlideOutcome:
+    started = time.monotonic()
+    try:
+        return _run_one(config, model, job, report)
+    except PipelineError as error:
+        return SlideOutcome(job, "failed", seconds=time.monotonic() - started, reason=str(error))
+
+
+def _run_one(config: RunConfig, model: Model, job: Job, report: Report) -> SlideOutcome:
+    started = time.monotonic()
+    plan = _plan(config, model, job, report)
+    outcome = run_plan(plan, provenance(plan), report.blocks)
+    reasons = [f"block {index}: {reason}" for index, reason in sorted(outcome.failures.items())]
+    return SlideOutcome(
+        job,
+        "done" if outcome.complete else "partial",
+        analysed=outcome.count(Coverage.ANALYSED),
+        background=outcome.count(Coverage.BACKGROUND),
+        failed=outcome.count(Coverage.FAILED),
+        computed=outcome.computed,
+        seconds=time.monotonic() - started,
+        reason=f"{len(reasons)} blocks failed; {reasons[0]}" if reasons else "",
+        made=(plan.path, *_export(config, plan, job)),
+    )
+
+
+def _plan(config: RunConfig, model: Model, job: Job, report: Report) -> Plan:
+    slide = _opened(config, job)
+    mask = config.tissue.mask
+    tissue = find_tissue(
+        slide,
+        TissueSettings(
+            method="none" if config.tissue.method == "mask" else config.tissue.method,
+            min_area_um2=config.tissue.min_area_um2,
+            min_hole_um2=config.tissue.min_hole_um2,
+        ),
+        config.tissue.mpp,
+        mask.replace("{slide_id}", job.slide_id) if mask else None,
+    )
+    output = config.output
+    options = Options(
+        level=config.resolution.mpp.level,
+        block=None if output.block == "auto" else output.block,
+        chunk=None if output.chunk == "auto" else output.chunk,
+        dtype=output.dtype,
+        min_fraction=config.tissue.min_fraction,
+    )
+    path = str(Path(output.directory) / f"{job.slide_id}{ENDING}")
+    plan = plan_slide(slide, model, tissue, options, path=path)
+    for note in notes(plan):
+        report.note(f"{job.slide_id}: {note}")
+    return plan
+
+
+def _opened(config: RunConfig, job: Job) -> Slide:
+    slide = open_slide(job.path)
+    if slide.mpp is not None:
+        return slide
+    if config.resolution.missing == "assume" and config.resolution.assume_mpp is not None:
+        return slide.assuming(config.resolution.assume_mpp)
+    raise SlideError(
+        f"{job.path}: the file does not say its um per pixel; set resolution.missing: assume "
+        "and resolution.assume_mpp to what the scanner's is"
+    )
+
+
+def _export(config: RunConfig, plan: Plan, job: Job) -> tuple[str, ...]:
+    from pipeline.export import export
+
+    stored = open_results(config.output.directory)[job.slide_id]
+    return tuple(export(kind, stored, plan.slide) for kind in config.export)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(text)
+    partial.replace(path)

@@ -1,0 +1,220 @@
+"""The command ``wsi-pipeline``: thin, and importing only what a subcommand needs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pipeline import __version__
+from pipeline.errors import PipelineError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipeline.batch import Summary
+    from pipeline.config import RunConfig
+
+__all__ = ["main"]
+
+INCOMPLETE, REFUSED, INTERRUPTED = 1, 2, 130
+"""Exit codes: something is not done; nothing was begun; Ctrl-C."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; one clear line and an exit code for whatever goes wrong."""
+    try:
+        code = cli.main(arguments, prog_name="wsi-pipeline", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(REFUSED)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted: what is stored stays; run again to continue", err=True)
+        sys.exit(INTERRUPTED)
+    except PipelineError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(REFUSED)
+    sys.exit(code)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, package_name="wsi-pipeline")
+def cli() -> None:
+    r"""Run ONNX models over whole-slide images, block by block, into OME-Zarr.
+
+    \b
+    wsi-pipeline run configs/demo.yaml          make a synthetic slide and find its nuclei
+    wsi-pipeline inspect slide.svs              say what is in a slide
+    wsi-pipeline run my.yaml --dry-run          say what a run would do
+    wsi-pipeline status results                 say what a run has done
+    """
+
+
+@cli.command()
+@click.argument("slide", type=click.Path())
+@click.option("--properties", is_flag=True, help="Also list every property of the file.")
+def inspect(slide: str, properties: bool) -> None:
+    """Say what is in SLIDE: size, scale and its source, levels, tiles, associated images."""
+    from rich.table import Table
+
+    from pipeline.slide import open_slide
+
+    console = _console()
+    opened = open_slide(slide)
+    facts = Table(show_header=False, box=None)
+    for key, text in opened.facts().items():
+        facts.add_row(key, text)
+    console.print(facts)
+    console.print(_table(opened.level_table()))
+    if properties:
+        for key, text in sorted(opened.properties.items()):
+            console.print(f"{key} = {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+@cli.command()
+@click.argument("slide", type=click.Path())
+@click.argument("out", type=click.Path(dir_okay=False))
+@click.option("--size", default=1024, show_default=True, help="Longer side in pixels.")
+def thumbnail(slide: str, out: str, size: int) -> None:
+    """Write a picture of the whole of SLIDE to OUT (a .png file)."""
+    from pipeline.describe import png_bytes
+    from pipeline.errors import ConfigError
+    from pipeline.slide import open_slide
+
+    if Path(out).suffix.lower() != ".png":
+        raise ConfigError(f"{out}: a thumbnail is a PNG; let its name end in .png")
+    if size < 1:
+        raise ConfigError(f"--size {size}: at least 1")
+    picture = open_slide(slide).thumbnail(size)
+    try:
+        Path(out).write_bytes(png_bytes(picture))
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be written: {error.strerror}") from error
+    click.echo(f"{out}: {picture.shape[1]} x {picture.shape[0]} px")
+
+
+@cli.command()
+@click.argument("config", type=click.Path())
+@click.option(
+    "-o",
+    "--override",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set a key of the run file, e.g. -o output.block=1024; can be repeated.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be done; write no results.")
+def run(config: str, overrides: tuple[str, ...], dry_run: bool) -> int:
+    """Do what the run file CONFIG says, or what is left of it.
+
+    Exit code 0 only if every block of every slide is done.
+    """
+    from pipeline.runfile import load_config
+
+    loaded = load_config(config, overrides)
+    return _dry_run(loaded) if dry_run else _run(loaded)
+
+
+@cli.command()
+@click.argument("results", type=click.Path())
+def status(results: str) -> int:
+    """Say what is done in the directory RESULTS. Exit code 0 only if all of it is."""
+    from pipeline.results import open_results
+
+    opened = open_results(results)
+    console = _console()
+    console.print(_table(opened.table()))
+    for slide in opened.values():
+        for failure in slide.failures:
+            console.print(
+                f"{slide.slide_id}: block {tuple(failure['block'])}: {failure['reason']}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+    return 0 if all(slide.state == "done" for slide in opened.values()) else INCOMPLETE
+
+
+def _run(config: RunConfig) -> int:
+    from pipeline.batch import run as run_batch
+    from pipeline.progress import report_for
+
+    console = _console()
+    with report_for(console) as report:
+        summary = run_batch(config, report=report)
+    _tell(console, summary)
+    return 0 if summary.complete else INCOMPLETE
+
+
+def _tell(console: Console, summary: Summary) -> None:
+    """Say where things are and what to do next."""
+    done = [outcome for outcome in summary.outcomes if outcome.state == "done"]
+    lines = [f"{len(done)} of {len(summary.outcomes)} slides done in {summary.seconds:.1f} s"]
+    lines += [f"  {path}" for outcome in summary.outcomes for path in outcome.made]
+    if done:
+        lines += [
+            "next:",
+            f"  wsi-pipeline status {summary.directory}",
+            (
+                f'  python -c "import pipeline; print(pipeline.open_results({summary.directory!r})'
+                f'[{done[0].job.slide_id!r}].levels)"'
+            ),
+        ]
+    if not summary.complete:
+        lines.append("not everything is done: mend what the lines above name, then run again")
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _dry_run(config: RunConfig) -> int:
+    from pipeline.batch import dry_run as plan_batch
+    from pipeline.progress import report_for
+
+    console = _console()
+    head = (
+        *("slide", "level", "um/px", "blocks", "background", "patches"),
+        *("memory", "output", "files"),
+    )
+    rows: list[Sequence[str]] = [head]
+    with report_for(console) as report:
+        for job, plan in plan_batch(config, report=report):
+            rows.append(
+                (
+                    job.slide_id,
+                    f"{plan.level.index} ({plan.grid.shape[1]} x {plan.grid.shape[0]})",
+                    f"{plan.layout.mpp[1] * plan.level.downsample[1]:.4g}",
+                    f"{len(plan.todo)} of {plan.grid.size} ({plan.grid.cell} px)",
+                    str(plan.grid.size - len(plan.todo)),
+                    str(plan.patch_count),
+                    f"{plan.memory_bytes / 2**20:.0f} MiB",
+                    f"{plan.output_bytes / 2**20:.0f} MiB",
+                    str(plan.output_files),
+                )
+            )
+    console.print(_table(rows))
+    console.print(
+        "memory is the predicted peak of a worker with one thread; output is before compression",
+        highlight=False,
+    )
+    return 0
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+def _table(rows: Sequence[Sequence[str]]) -> object:
+    from rich.table import Table
+
+    head, *body = rows
+    table = Table(box=None, pad_edge=False)
+    for number, column in enumerate(head):
+        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+    for row in body:
+        table.add_row(*row)
+    return table

@@ -1,0 +1,194 @@
+"""What a run file may say: one frozen value, every field with its meaning and its bounds.
+
+A field is documented once, in its ``description``: the README's table is made from it. What an
+error message says is allowed comes from the field's type.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from pydantic import ValidationInfo
+
+__all__ = ["LocalPath", "RunConfig"]
+
+
+@dataclass(frozen=True, slots=True)
+class LocalPath:
+    """Marks a field that names files; `pipeline.runfile` makes what is relative in it absolute."""
+
+    def resolve(self, value: Any, folder: Path) -> Any:
+        """Give text, or a list of it, as absolute; URLs and builtins stay as they are."""
+        if isinstance(value, list):
+            return [self.resolve(item, folder) for item in value]
+        if not isinstance(value, str) or not value or re.match("builtin:|.*://", value):
+            return value
+        home = os.path.expanduser(value)  # noqa: PTH111 - Path.expanduser raises on ~nobody
+        return os.path.normpath(folder.absolute() / home)
+
+
+def _needed_for(chooser: str, choice: str) -> AfterValidator:
+    def check(value: Any, info: ValidationInfo) -> Any:
+        if value is None and info.data.get(chooser) == choice:
+            raise ValueError(f"{chooser}: {choice} needs a value here")
+        return value
+
+    return AfterValidator(check)
+
+
+def _only_for(chooser: str, choice: str) -> AfterValidator:
+    def check(value: Any, info: ValidationInfo) -> Any:
+        if value is not None and info.data.get(chooser, choice) != choice:
+            raise ValueError(f"leave it out, or set {chooser}: {choice}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _check_level_choice(value: Any) -> Any:
+    if not isinstance(value, Mapping | LevelConfig):
+        raise ValueError("only {level: N} is available in this version")  # noqa: TRY004 - pydantic
+    return value
+
+
+def _check_memory(value: str | int) -> str | int:
+    if value != "auto":
+        from dask.utils import parse_bytes
+
+        try:
+            parsed_bytes = parse_bytes(value)
+        except (ValueError, OverflowError):
+            parsed_bytes = 0
+        if parsed_bytes < 2**20:
+            raise ValueError("give auto, or 1 MiB or more, such as 4 GiB")
+    return value
+
+
+Auto = Literal["auto"]
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=1)]
+Mpp = Annotated[float, Field(gt=0.01, lt=100)]
+
+
+class Block(BaseModel):
+    """A block of keys in the run file."""
+
+    # strict: `workers: yes` is true in YAML, and would otherwise mean 1
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True
+    )
+
+
+class OutputConfig(Block):
+    """Where results go and how they are stored."""
+
+    directory: Annotated[Text, LocalPath()] = Field("results", description="Folder of the results.")
+    dtype: Literal["uint8", "float16", "float32"] = Field(
+        "uint8", description="How scores are stored; uint8 holds 0 to 1 as 0 to 255."
+    )
+    block: Auto | Annotated[int, Field(ge=64)] = Field(
+        "auto", description="Side of a block, the unit of work, in slide pixels at the level read."
+    )
+    chunk: Auto | Count = Field("auto", description="Side of the zarr chunks inside a block.")
+
+
+class LevelConfig(Block):
+    """A stored pyramid level, chosen by its number."""
+
+    level: int = Field(0, ge=0, description="Pyramid level that the model sees; 0 is the finest.")
+
+
+class ResolutionConfig(Block):
+    """The resolution that the model sees."""
+
+    mpp: Annotated[LevelConfig, BeforeValidator(_check_level_choice)] = Field(
+        LevelConfig(), description="Which resolution the model sees."
+    )
+    missing: Literal["error", "assume"] = Field(
+        "error", description="What to do with a slide that does not say its micrometres per pixel."
+    )
+    assume_mpp: Annotated[Mpp | None, _needed_for("missing", "assume")] = Field(
+        None, description="Micrometres per level-0 pixel of such a slide, for `missing: assume`."
+    )
+
+
+class TissueConfig(Block):
+    """Which parts of a slide are analysed."""
+
+    method: Literal["otsu", "density", "mask", "none"] = Field(
+        "otsu", description="How tissue is found; mask takes your image, none analyses everything."
+    )
+    mask: Annotated[
+        Text | None, LocalPath(), _needed_for("method", "mask"), _only_for("method", "mask")
+    ] = Field(None, description="Your image, for `method: mask`; may contain `{slide_id}`.")
+    min_fraction: float = Field(
+        0.0, ge=0, le=1, description="Patches with a smaller share of tissue are not predicted."
+    )
+    min_area_um2: float = Field(
+        10000.0, ge=0, description="Smaller pieces of tissue are ignored (square micrometres)."
+    )
+    min_hole_um2: float = Field(
+        5000.0, ge=0, description="Smaller holes in tissue are filled (square micrometres)."
+    )
+    mpp: Mpp = Field(8.0, description="Resolution of the tissue mask (micrometres per pixel).")
+
+
+class ClusterConfig(Block):
+    """Where the work is done."""
+
+    kind: Literal["threads", "local", "address"] = Field(
+        "local", description="threads: this process; local: worker processes; address: a scheduler."
+    )
+    workers: Auto | Count = Field("auto", description="Number of workers.")
+    threads_per_worker: Auto | Count = Field("auto", description="Threads in each worker.")
+    memory_limit: Annotated[Auto | str | int, AfterValidator(_check_memory)] = Field(
+        "auto", description="Memory of each worker, such as `4 GiB`; a bare number is bytes."
+    )
+    address: Annotated[
+        Text | None, _needed_for("kind", "address"), _only_for("kind", "address")
+    ] = Field(None, description="The scheduler, such as `tls://host:8786`, for `kind: address`.")
+    dashboard: Text = Field(
+        "127.0.0.1:8787", description="Where Dask's dashboard listens; none switches it off."
+    )
+
+
+class DemoConfig(Block):
+    """A synthetic slide, written first if it is not there."""
+
+    slide: Annotated[Text, LocalPath()] = Field(description="File of the synthetic slide.")
+    width: Count = Field(5000, description="Its width in pixels.")
+    height: Count = Field(4000, description="Its height in pixels.")
+    mpp: Mpp = Field(0.5, description="Its micrometres per pixel.")
+    seed: int = Field(0, ge=0, description="Another seed draws another slide.")
+
+
+class RunConfig(Block):
+    """Everything a run is told; made by `load_config`."""
+
+    slides: Annotated[Text | Annotated[list[Text], Field(min_length=1)], LocalPath()] = Field(
+        description="The slides: a file, a glob, a folder, or a list of those."
+    )
+    model: Annotated[Text, LocalPath()] = Field(
+        description="The model: its card, the folder that holds the card, or `builtin:NAME`."
+    )
+    output: OutputConfig = Field(OutputConfig(), description="How results are stored.")
+    resolution: ResolutionConfig = Field(ResolutionConfig(), description="What the model sees.")
+    tissue: TissueConfig = Field(TissueConfig(), description="Which parts are analysed.")
+    export: list[Literal["overview"]] = Field(
+        [], description="What is made from stored results; overview is one picture per slide."
+    )
+    on_error: Literal["continue", "stop"] = Field(
+        "continue", description="After a slide that failed: go on with the others, or stop."
+    )
+    cluster: ClusterConfig = Field(ClusterConfig(), description="Where the work is done.")
+    demo: DemoConfig | None = Field(
+        None, description="A synthetic slide, written first if it is not there."
+    )

@@ -1,0 +1,187 @@
+"""The only place where anything is computed."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.clusters import Scheduler, scheduler_in_force
+from pipeline.errors import PipelineError
+from pipeline.geometry import Index
+from pipeline.lazy import block_key, block_tasks
+from pipeline.memory import check_budget, worker_bytes
+from pipeline.plan import Plan, Tissue, parents
+from pipeline.slide import Slide
+from pipeline.store import Coverage, begin, commit, done, drop, look, withdraw
+from pipeline.tissue import TissueSettings, load_mask, tissue_mask
+
+__all__ = ["Outcome", "Watch", "find_tissue", "run"]
+
+ATTEMPTS = 2
+"""Times a block is tried: what fails twice with a fresh handle will fail again."""
+
+Watch = Callable[[str, int, int], None]
+"""Told ``(stage, blocks finished, blocks in all)`` as a slide goes on."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one slide's blocks."""
+
+    coverage: NDArray[np.uint8]
+    computed: int
+    failures: Mapping[Index, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every block is analysed or background."""
+        return not self.failures
+
+    def count(self, what: Coverage) -> int:
+        """Give the number of blocks in a state."""
+        return int((self.coverage == what).sum())
+
+
+def find_tissue(slide: Slide, settings: TissueSettings, mpp: float, mask: str | None) -> Tissue:
+    """Find a slide's tissue on its coarsest level that still has ``mpp`` um per pixel.
+
+    The level is read block by block on the scheduler in force and averaged down; only the
+    coarse picture comes here. ``mask`` is a user's own, which is read instead.
+    """
+    l0_mpp = (slide.mpp.y, slide.mpp.x) if slide.mpp else (1.0, 1.0)
+    wanted = mpp / max(l0_mpp)
+    level = slide.coarse(wanted)
+    factor = max(round(wanted / max(level.downsample)), 1)
+    step = (level.downsample[0] * factor, level.downsample[1] * factor)
+    small = level.reduced(factor)
+    shape = (small.shape[1], small.shape[2])
+    described: dict[str, Any] = {"method": settings.method, "step": list(step)}
+    if mask is not None:
+        loaded = load_mask(mask, shape)
+        return Tissue(loaded, step, {**described, "method": "mask", "mask": _digest(loaded)})
+    if settings.method == "none":
+        return Tissue(np.ones(shape, np.bool_), step, described)
+    rgb: NDArray[np.uint8] = scheduler_in_force().compute(small).transpose(1, 2, 0)
+    found = tissue_mask(rgb, (l0_mpp[0] * step[0], l0_mpp[1] * step[1]), settings)
+    described |= {
+        "min_area_um2": settings.min_area_um2,
+        "min_hole_um2": settings.min_hole_um2,
+    }
+    return Tissue(found, step, described)
+
+
+def run(
+    plan: Plan, provenance: Mapping[str, Any] | None = None, watch: Watch | None = None
+) -> Outcome:
+    """Do what is left of a plan and commit its store.
+
+    Blocks that are stored already are not computed again. A block that fails is tried
+    `ATTEMPTS` times, then recorded as failed with its reason, and the rest goes on. Raises
+    `StaleStoreError` where the store was begun with other settings, `MemoryBudgetError`
+    where a worker has less memory than is predicted.
+    """
+    started = time.monotonic()
+    scheduler = scheduler_in_force()
+    check_budget(
+        worker_bytes(plan.model.ref, plan.grid.cell, plan.layout.dtype, threads=scheduler.threads),
+        scheduler.limit_bytes,
+        slide=plan.slide.path,
+        block=plan.grid.cell,
+    )
+    begin(plan.path, plan.layout, plan.settings, provenance or {}, plan.tissue.mask)
+    outputs = plan.outputs
+    left = set(plan.todo) - done(outputs[0])
+    seen = look(plan.path)
+    if not left and seen is not None and seen.committed:
+        return Outcome(_coverage(plan, {}), 0, {}, time.monotonic() - started)
+    if left:
+        _invalidate(plan, left)
+    tell = watch or _tell_nobody
+    failures = _compute(scheduler, plan.blocks, sorted(left), partial(tell, "blocks"))
+    blocks: set[Index] = set(plan.todo)
+    for level in range(1, len(outputs)):
+        blocks = parents(blocks)
+        missing = sorted(blocks - done(outputs[level]))
+        broken = _compute(scheduler, plan.pyramid(level), missing, partial(tell, "pyramid"))
+        if broken:
+            raise next(iter(broken.values()))
+    reasons = {index: str(error) for index, error in failures.items()}
+    outcome = Outcome(_coverage(plan, reasons), len(left), reasons, time.monotonic() - started)
+    commit(plan.path, plan.layout, outcome.coverage, _record(outcome))
+    return outcome
+
+
+def _compute(
+    scheduler: Scheduler,
+    blocks: da.Array,
+    indices: Collection[Index],
+    tell: Callable[[int, int], None],
+) -> dict[Index, PipelineError]:
+    """Compute some blocks, each tried `ATTEMPTS` times; give the errors of those that failed.
+
+    Anything but this package's own errors is a defect and is raised.
+    """
+    failures: dict[Index, PipelineError] = {}
+    keys = {block_key(blocks, index): index for index in indices}
+    finished = 0
+    for attempt in range(1, ATTEMPTS + 1):
+        failures = {}
+        # A key ends with its block's index.
+        for done_ in scheduler.run(keys, lambda some: block_tasks(blocks, [k[-2:] for k in some])):
+            if isinstance(done_.error, PipelineError):
+                failures[keys[done_.key]] = done_.error
+            elif done_.error is not None:
+                raise done_.error
+            if done_.error is None or attempt == ATTEMPTS:
+                finished += 1
+                tell(finished, len(indices))
+        keys = {block_key(blocks, index): index for index in failures}
+    return failures
+
+
+def _tell_nobody(_stage: str, _finished: int, _total: int) -> None:
+    pass
+
+
+def _digest(mask: NDArray[np.bool_]) -> str:
+    return hashlib.sha256(np.packbits(mask).tobytes()).hexdigest()
+
+
+def _invalidate(plan: Plan, left: set[Index]) -> None:
+    """Uncommit, and drop what was made from blocks that are about to change.
+
+    Before any block is written: killed at any point after this, the next run finds the
+    coarser blocks pending, never stale.
+    """
+    withdraw(plan.path)
+    stale = left
+    for output in plan.outputs[1:]:
+        stale = parents(stale)
+        drop(output, stale & done(output))
+
+
+def _coverage(plan: Plan, failures: Mapping[Index, str]) -> NDArray[np.uint8]:
+    coverage = np.full(plan.grid.counts, Coverage.BACKGROUND, np.uint8)
+    for index in plan.todo:
+        coverage[index] = Coverage.FAILED if index in failures else Coverage.ANALYSED
+    return coverage
+
+
+def _record(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "blocks": {state.name.lower(): outcome.count(state) for state in Coverage},
+        "failures": [
+            {"block": list(index), "reason": reason}
+            for index, reason in sorted(outcome.failures.items())
+        ],
+        "seconds": round(outcome.seconds, 3),
+    }

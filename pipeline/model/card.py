@@ -1,0 +1,257 @@
+"""The model card: everything the pipeline must know of an ONNX file, checked against it.
+
+A card is YAML beside the ONNX file; ``README.md`` documents its fields from here. `Model` is
+the checked card, `ModelRef` the frozen token of it that travels to the workers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib.resources import files
+from os import PathLike
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.describe import as_html, as_text
+from pipeline.errors import ModelError
+from pipeline.geometry import Frame
+
+__all__ = ["Card", "InputSpec", "Model", "ModelRef", "OutputSpec", "StitchSpec", "load_model"]
+
+BATCH_PIXELS = 2**18
+"""Input pixels of one automatic batch: one patch of 512 px, four of 256 px."""
+
+MAX_BATCH = 32
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class InputSpec(_Spec):
+    """What the model is given."""
+
+    layout: Literal["NCHW", "NHWC"] = Field("NCHW", description="order of the input's axes")
+    channels: Literal["RGB", "BGR"] = Field("RGB", description="order of the colours")
+    patch: int = Field(ge=8, description="side of one patch in pixels, halo included")
+    scale: float = Field(1 / 255, description="factor from 0..255, applied first")
+    mean: tuple[float, float, float] = Field((0, 0, 0), description="subtracted after scaling")
+    std: tuple[float, float, float] = Field((1, 1, 1), description="divided by, last")
+
+
+class OutputSpec(_Spec):
+    """What the model gives."""
+
+    name: str = Field(description="name of the ONNX output")
+    kind: Literal["scores"] = Field("scores", description="what the values are")
+    channels: tuple[str, ...] = Field(min_length=1, description="name of each channel or class")
+    activation: Literal["none", "sigmoid", "softmax"] = Field(
+        "none", description="applied to the raw output; none if the graph ends with its own"
+    )
+    stride: int = Field(
+        1, ge=1, description="input pixels per output pixel: 1 is dense, `patch` is one per patch"
+    )
+    range: tuple[float, float] = Field(
+        (0.0, 1.0), description="values that 0 and 255 stand for when stored as uint8"
+    )
+
+
+class StitchSpec(_Spec):
+    """How patches become a whole."""
+
+    method: Literal["crop"] = Field(
+        "crop", description="keep each patch's middle: every output pixel comes from one patch"
+    )
+    halo: int = Field(0, ge=0, description="margin of a patch that is predicted but not kept")
+
+
+class Card(_Spec):
+    """A model card, version 1."""
+
+    name: str = Field(description="what the model is called")
+    version: str = Field("", description="its version")
+    licence: str = Field("", description="its licence")
+    description: str = Field("", description="what it finds, in a sentence")
+    onnx: str = Field(description="the ONNX file, relative to the card")
+    input: InputSpec = Field(description="what the model is given")
+    mpp: float | None = Field(None, gt=0, description="um per pixel it was made for")
+    outputs: Annotated[tuple[OutputSpec, ...], Field(min_length=1, max_length=1)] = Field(
+        description="what the model gives; one output"
+    )
+    stitch: StitchSpec = Field(StitchSpec(), description="how patches become a whole")
+    batch: Literal["auto"] | int = Field(
+        "auto", description="patches per call; always exactly that many, padded at the end"
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Card:
+        patch, halo, stride = self.input.patch, self.stitch.halo, self.outputs[0].stride
+        core = patch - 2 * halo
+        if core <= 0:
+            raise ValueError(f"stitch.halo {halo} leaves nothing of input.patch {patch}")
+        if core % stride or (halo % stride and core != stride):
+            raise ValueError(
+                f"outputs.stride {stride} must divide input.patch {patch} less twice "
+                f"stitch.halo {halo}; for one score per patch every {stride} px use halo "
+                f"{max(patch - stride, 0) // 2}"
+            )
+        if isinstance(self.batch, int) and self.batch < 1:
+            raise ValueError(f"batch {self.batch} must be at least 1, or auto")
+        if 0 in self.input.std:
+            raise ValueError(f"input.std {self.input.std} must not contain 0")
+        low, high = self.outputs[0].range
+        if not low < high:
+            raise ValueError(f"outputs.range [{low:g}, {high:g}] must rise")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """The token of a model: what a worker needs to run it on a patch."""
+
+    onnx: str
+    digest: str
+    patch: int
+    halo: int
+    stride: int
+    channels: int
+    batch: int
+    layout: str
+    order: str
+    scale: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    output: str
+    activation: str
+    value_range: tuple[float, float]
+
+    @property
+    def core(self) -> int:
+        """Side of what is kept of a patch, in input pixels: the cell of the patch grid."""
+        return self.patch - 2 * self.halo
+
+    @property
+    def frame(self) -> Frame:
+        """What must be read to predict a box."""
+        return Frame(step=self.core, halo=self.halo)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A card that agrees with its ONNX file, and the token of both."""
+
+    path: str
+    card: Card
+    ref: ModelRef
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Name of each output channel."""
+        return self.card.outputs[0].channels
+
+    def facts(self) -> dict[str, str]:
+        """Say what there is to know, for people: name -> text."""
+        ref = self.ref
+        return {
+            "version": self.card.version or "unknown",
+            "licence": self.card.licence or "unknown",
+            "mpp": "any" if self.card.mpp is None else f"{self.card.mpp:g} um/px",
+            "patch": f"{ref.patch} px, of which {ref.core} are kept (halo {ref.halo})",
+            "output": f"{', '.join(self.channels)}; one value every {ref.stride} px",
+            "batch": str(ref.batch),
+            "onnx": f"{ref.onnx} (sha256 {ref.digest[:12]})",
+        }
+
+    def __repr__(self) -> str:
+        return as_text(f"Model {self.card.name}", self.facts())
+
+    def _repr_html_(self) -> str:
+        return as_html(f"Model {self.card.name}", self.facts())
+
+
+def load_model(path: str | PathLike[str]) -> Model:
+    """Load a model card, or the one card in a folder, or ``builtin:NAME``.
+
+    The ONNX file is opened and run once on an empty patch, and must agree with the card.
+    Raises `ModelError` naming the card's field, what it says and what the ONNX file says.
+    """
+    from pipeline.model.session import batch_size, check_card
+
+    source = _card_path(str(path))
+    card = _read_card(source)
+    onnx = (source.parent / card.onnx).resolve()
+    if not onnx.is_file():
+        raise ModelError(f"{source}: onnx: no file {onnx}; put it beside the card")
+    digest = hashlib.sha256(onnx.read_bytes()).hexdigest()
+    ref = _token(card, onnx, digest, batch_size(onnx, card))
+    check_card(source, ref)
+    return Model(str(source), card, ref)
+
+
+def _card_path(path: str) -> Path:
+    if path.startswith("builtin:"):
+        name = path.removeprefix("builtin:")
+        card = Path(str(files("pipeline.model.builtin"))) / f"{name}.yaml"
+        if not card.is_file():
+            known = ", ".join(sorted(f"builtin:{c.stem}" for c in card.parent.glob("*.yaml")))
+            raise ModelError(f"{path}: no such built-in model; there is {known}")
+        return card
+    given = Path(path).expanduser().absolute()
+    if given.is_dir():
+        cards = sorted([*given.glob("*.yaml"), *given.glob("*.yml")])
+        if len(cards) != 1:
+            found = ", ".join(card.name for card in cards) or "none"
+            raise ModelError(f"{given}: a model folder holds one card (*.yaml); found {found}")
+        return cards[0]
+    if given.suffix == ".onnx":
+        beside = given.with_suffix(".yaml")
+        if not beside.is_file():
+            raise ModelError(f"{given}: an ONNX file needs a card; write {beside.name} beside it")
+        return beside
+    if not given.is_file():
+        raise ModelError(f"{given}: no such model card; give a card, its folder or builtin:nuclei")
+    return given
+
+
+def _read_card(path: Path) -> Card:
+    try:
+        raw: Any = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        first = " ".join(str(error).split())
+        raise ModelError(f"{path}: not a YAML model card: {first}") from error
+    if not isinstance(raw, dict):
+        raise ModelError(f"{path}: not a model card: a mapping with name, onnx, input, outputs")
+    try:
+        return Card.model_validate(raw)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in e['loc']) or 'card'}: "
+            f"{e['msg'].removeprefix('Value error, ')} (given {e['input']!r:.60})"
+            for e in error.errors(include_url=False)
+        )
+        raise ModelError(f"{path}: {problems}") from error
+
+
+def _token(card: Card, onnx: Path, digest: str, batch: int) -> ModelRef:
+    output = card.outputs[0]
+    return ModelRef(
+        onnx=str(onnx),
+        digest=digest,
+        patch=card.input.patch,
+        halo=card.stitch.halo,
+        stride=output.stride,
+        channels=len(output.channels),
+        batch=batch,
+        layout=card.input.layout,
+        order=card.input.channels,
+        scale=card.input.scale,
+        mean=card.input.mean,
+        std=card.input.std,
+        output=output.name,
+        activation=output.activation,
+        value_range=output.range,
+    )

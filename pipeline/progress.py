@@ -1,0 +1,156 @@
+"""How a run is shown in a terminal: bars with an ETA, or one line now and then without one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from pipeline.batch import SlideOutcome
+from pipeline.manifest import Job
+
+__all__ = ["Bars", "Lines", "describe_outcome", "report_for"]
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+def report_for(console: Console) -> Bars | Lines:
+    """Give the report that fits where the output goes."""
+    return Bars(console) if console.is_terminal else Lines(console)
+
+
+def describe_outcome(outcome: SlideOutcome) -> str:
+    """Say in a line what became of a slide."""
+    if outcome.state == "failed":
+        return f"{outcome.job.slide_id}: failed: {outcome.reason}"
+    text = (
+        f"{outcome.job.slide_id}: {outcome.state}: {outcome.analysed} blocks analysed, "
+        f"{outcome.background} background, {outcome.failed} failed "
+        f"({outcome.computed} computed now, {outcome.seconds:.1f} s)"
+    )
+    return f"{text}: {outcome.reason}" if outcome.reason else text
+
+
+class Bars:
+    """Two bars: the slides, and the blocks of the slide under way."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._total: TaskID | None = None
+        self._slide: TaskID | None = None
+        self._stage = ""
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def began(self, jobs: Sequence[Job], dashboard: str | None) -> None:
+        """See `pipeline.batch.Report`."""
+        if dashboard:
+            self._console.print(f"dashboard: {dashboard}", highlight=False, markup=False)
+        self._total = self._progress.add_task("slides", total=len(jobs))
+
+    def slide(self, job: Job) -> None:
+        """See `pipeline.batch.Report`."""
+        self._stage = ""
+        self._slide = self._progress.add_task(f"{job.slide_id}: looking for tissue", total=None)
+        self._name = job.slide_id
+
+    def blocks(self, stage: str, finished: int, total: int) -> None:
+        """See `pipeline.batch.Report`."""
+        if self._slide is None:
+            return
+        if stage != self._stage:
+            # A new stage has a pace of its own.
+            self._progress.reset(self._slide, total=total, description=f"{self._name}: {stage}")
+            self._stage = stage
+        self._progress.update(self._slide, completed=finished, total=total)
+
+    def note(self, text: str) -> None:
+        """See `pipeline.batch.Report`."""
+        self._console.print(f"note: {text}", highlight=False, markup=False, soft_wrap=True)
+
+    def ended(self, outcome: SlideOutcome) -> None:
+        """See `pipeline.batch.Report`."""
+        if self._slide is not None:
+            self._progress.remove_task(self._slide)
+            self._slide = None
+        if self._total is not None:
+            self._progress.advance(self._total)
+        self._console.print(
+            describe_outcome(outcome), highlight=False, markup=False, soft_wrap=True
+        )
+
+
+class Lines:
+    """Plain lines for logs: a slide's end, and every few seconds how far it is."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._slides = self._ended = 0
+        self._name = self._stage = ""
+        self._since = self._told = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def began(self, jobs: Sequence[Job], dashboard: str | None) -> None:
+        """See `pipeline.batch.Report`."""
+        self._slides = len(jobs)
+        if dashboard:
+            self._say(f"dashboard: {dashboard}")
+
+    def slide(self, job: Job) -> None:
+        """See `pipeline.batch.Report`."""
+        self._name, self._stage = job.slide_id, ""
+        self._say(f"{job.slide_id}: slide {self._ended + 1} of {self._slides}")
+
+    def blocks(self, stage: str, finished: int, total: int) -> None:
+        """See `pipeline.batch.Report`."""
+        now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._since, self._told = stage, now, now
+        if now - self._told < _SECONDS_BETWEEN_LINES or finished == total:
+            return
+        self._told = now
+        left = (now - self._since) / finished * (total - finished)
+        self._say(f"{self._name}: {stage} {finished}/{total}, about {left:.0f} s left")
+
+    def note(self, text: str) -> None:
+        """See `pipeline.batch.Report`."""
+        self._say(f"note: {text}")
+
+    def ended(self, outcome: SlideOutcome) -> None:
+        """See `pipeline.batch.Report`."""
+        self._ended += 1
+        self._say(describe_outcome(outcome))
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,80 @@
+"""What every way of reading a slide offers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.geometry import Box, Shape
+
+__all__ = ["LevelInfo", "Metadata", "Mpp", "Reader"]
+
+
+@dataclass(frozen=True, slots=True)
+class Mpp:
+    """Micrometres per level-0 pixel, per axis, and who said so (``header``, ``assumed``)."""
+
+    y: float
+    x: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class LevelInfo:
+    """One stored resolution: its size, its file's tile and its size against level 0.
+
+    ``shape`` and ``tile`` are ``(rows, columns)`` in this level's pixels; ``downsample`` is
+    ``(y, x)`` level-0 pixels per pixel.
+    """
+
+    shape: Shape
+    tile: Shape
+    downsample: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What a slide's file says of itself.
+
+    ``bounds`` is the scanned area in level-0 pixels where the file names one. ``background``
+    is the RGB colour of what was not scanned. ``identity`` names the content: it stays when
+    the file is moved or copied and changes when the image does.
+    """
+
+    vendor: str
+    levels: tuple[LevelInfo, ...]
+    mpp: Mpp | None
+    objective: float | None
+    bounds: Box | None
+    background: tuple[int, int, int]
+    associated: tuple[str, ...]
+    properties: tuple[tuple[str, str], ...]
+    identity: str
+
+
+class Reader(Protocol):
+    """One open slide. Its methods may be called from several threads at once."""
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the file says of itself."""
+        ...
+
+    def read(self, level: int, box: Box) -> NDArray[np.uint8]:
+        """Give the RGB pixels of ``box``, which lies inside ``level``: ``(y, x, 3)`` uint8.
+
+        The same pixel has the same value whatever box it is read in. Raises `SlideError`
+        where a pixel cannot be read; it never invents one.
+        """
+        ...
+
+    def associated_image(self, name: str) -> NDArray[np.uint8]:
+        """Give a label, macro or thumbnail image: ``(y, x, 3)`` uint8."""
+        ...
+
+    def close(self) -> None:
+        """Release the file."""
+        ...

@@ -1,0 +1,49 @@
+"""One slide's results: an OME-Zarr 0.5 group, one shard per block.
+
+The only package that imports `zarr`.
+
+A group is *begun* (metadata, settings, tissue), then its blocks are written in any order and
+by anyone, then it is *committed*: the coverage and, last of all, the multiscales metadata
+that make it an image. Until then any reader sees that it is unfinished. Nothing is locked:
+each block is one object with one writer, written under another name and renamed.
+
+Layout::
+
+    <slide_id>.zarr            group; attributes: ome (last), wsi_pipeline
+      0, 1, 2 ...              (c, y, x) scores, each half of the one before
+      coverage                 (rows, columns) uint8, one element per block
+      labels/tissue/0, 1 ...   (y, x) uint8, 1 is tissue
+"""
+
+from pipeline.store.array import StoredArray, done, drop, halve, outputs
+from pipeline.store.group import (
+    Look,
+    begin,
+    commit,
+    look,
+    read_coverage,
+    read_placements,
+    read_tissue,
+    stored_outputs,
+    withdraw,
+)
+from pipeline.store.layout import Coverage, Layout
+
+__all__ = [
+    "Coverage",
+    "Layout",
+    "Look",
+    "StoredArray",
+    "begin",
+    "commit",
+    "done",
+    "drop",
+    "halve",
+    "look",
+    "outputs",
+    "read_coverage",
+    "read_placements",
+    "read_tissue",
+    "stored_outputs",
+    "withdraw",
+]

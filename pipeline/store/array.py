@@ -1,0 +1,140 @@
+"""One stored output array: its token, its blocks, and which of them are there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.core.sync import sync
+
+from pipeline.errors import StoreError
+from pipeline.geometry import Box, Index, Shape
+from pipeline.handles import Pool
+from pipeline.store.layout import Layout
+
+__all__ = ["StoredArray", "done", "drop", "halve", "keys", "outputs"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredArray:
+    """The token of one ``(c, y, x)`` output array: a `Source` and a `Target`.
+
+    It holds whatever the array's metadata hold, so that an array which was made anew with
+    other blocks is another token and no process goes on with the old one.
+    """
+
+    store: str
+    name: str
+    plane: Shape
+    channels: int
+    kind: str
+    block: int
+    chunk: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, rows, columns."""
+        return (self.channels, *self.plane)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What is stored."""
+        return np.dtype(self.kind)
+
+    @property
+    def axes(self) -> str:
+        """``"cyx"``."""
+        return "cyx"
+
+    @property
+    def chunks(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of one shard."""
+        return (self.channels, self.block, self.block)
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """Give ``(c, y, x)`` values of ``box``; 0 outside and where no block was written."""
+        inside = box.clipped(self.plane)
+        with _arrays.using(self) as array:
+            values: NDArray[Any] = array[(slice(None), *inside.within(Box(0, 0, *self.plane)))]
+        if inside == box:
+            return values
+        padded = np.zeros((self.channels, *box.shape), self.kind)
+        if inside.area:
+            padded[(slice(None), *inside.within(box))] = values
+        return padded
+
+    def write(self, box: Box, values: NDArray[Any]) -> None:
+        """Store one whole block; it is there whole or not at all."""
+        expected = (self.channels, *box.shape)
+        if values.shape != expected or values.dtype != self.dtype:
+            raise StoreError(
+                f"{self.store}/{self.name}: a block of {expected} {self.kind} was expected, "
+                f"got {values.shape} {values.dtype}"
+            )
+        with _arrays.using(self) as array:
+            try:
+                array[(slice(None), *box.within(Box(0, 0, *self.plane)))] = values
+            except OSError as error:
+                raise StoreError(f"{self.store}/{self.name}: cannot write: {error}") from error
+
+
+def _open_array(ref: StoredArray) -> Any:
+    array = zarr.open_array(ref.store, path=ref.name, mode="r+")
+    # All-zero chunks are written too, or a block of zeros would never count as done. The
+    # `config` argument of `open_array` does not reach an existing array; this does.
+    return array.with_config({"write_empty_chunks": True})
+
+
+_arrays: Pool[StoredArray, Any] = Pool(_open_array, size=32)
+
+
+def outputs(path: str, layout: Layout) -> tuple[StoredArray, ...]:
+    """Give the tokens of the output's levels, finest first; nothing is opened."""
+    return tuple(
+        StoredArray(
+            path, str(i), grid.shape, len(layout.channels), layout.dtype, grid.cell, layout.chunk
+        )
+        for i, grid in enumerate(layout.grids)
+    )
+
+
+def done(array: StoredArray) -> set[Index]:
+    """Give the blocks of ``array`` that are stored."""
+    prefix = f"{array.name}/c/0/"
+    parts = (key.removeprefix(prefix).split("/") for key in keys(array.store, prefix))
+    return {(int(p[0]), int(p[1])) for p in parts if len(p) == 2 and "".join(p).isdigit()}
+
+
+def drop(array: StoredArray, indices: Iterable[Index]) -> None:
+    """Remove blocks, so that they are pending again."""
+    root = zarr.open_group(array.store, mode="r+").store
+    for i, j in indices:
+        sync(root.delete(f"{array.name}/c/0/{i}/{j}"))
+
+
+def halve(values: NDArray[Any], _index: Index, _value: None) -> NDArray[Any]:
+    """Average ``(c, y, x)`` over 2 x 2, integers rounded; an odd border is repeated.
+
+    >>> halve(np.array([[[0, 1, 9], [1, 1, 9]]], np.uint8), (0, 0), None)
+    array([[[1, 9]]], dtype=uint8)
+    """
+    _, height, width = values.shape
+    even = np.pad(values, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge")
+    integer = np.issubdtype(values.dtype, np.integer)
+    wide: NDArray[Any] = even.astype(np.uint16 if integer else np.float32)
+    total = wide[:, ::2, ::2] + wide[:, 1::2, ::2] + wide[:, ::2, 1::2] + wide[:, 1::2, 1::2]
+    return np.asarray((total + 2) // 4 if integer else total / 4, values.dtype)
+
+
+def keys(path: str, prefix: str) -> Sequence[str]:
+    """Give the keys of a store's objects that begin with ``prefix``."""
+
+    async def collect(store: Any) -> list[str]:
+        return [key async for key in store.list_prefix(prefix)]
+
+    found: list[str] = sync(collect(zarr.open_group(path, mode="r").store))
+    return found
