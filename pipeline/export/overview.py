@@ -106,10 +106,11 @@ def scale_bar_um(width_um: float) -> float:
 def heat_colours() -> ListedColormap:
     """Give viridis (even in lightness, safe for colour-blind readers) with alpha rising by score.
 
-    A score of 0 keeps a faint tint, to be told from what was not analysed.
+    A score near 0 is clear: what a model says everywhere must not tint the slide.
     """
-    colours = mpl.colormaps["viridis"](np.linspace(0, 1, 256))
-    colours[:, 3] = 0.15 + 0.65 * np.linspace(0, 1, 256) ** 0.7
+    scores = np.linspace(0, 1, 256)
+    colours = mpl.colormaps["viridis"](scores)
+    colours[:, 3] = 0.9 * np.sin(np.pi / 2 * scores)
     return ListedColormap(colours, name="heat")
 
 
