@@ -175,7 +175,7 @@ def _dry_run(config: RunConfig) -> int:
 
     console = _console()
     head = (
-        *("slide", "level", "um/px", "blocks", "background", "patches"),
+        *("slide", "level", "um/px", "block", "blocks", "skipped", "patches"),
         *("memory", "output", "files"),
     )
     rows: list[Sequence[str]] = [head]
@@ -184,9 +184,10 @@ def _dry_run(config: RunConfig) -> int:
             rows.append(
                 (
                     job.slide_id,
-                    f"{plan.level.index} ({plan.grid.shape[1]} x {plan.grid.shape[0]})",
+                    str(plan.level.index),
                     f"{plan.layout.mpp[1] * plan.level.downsample[1]:.4g}",
-                    f"{len(plan.todo)} of {plan.grid.size} ({plan.grid.cell} px)",
+                    f"{plan.grid.cell} px",
+                    str(len(plan.todo)),
                     str(plan.grid.size - len(plan.todo)),
                     str(plan.patch_count),
                     f"{plan.memory_bytes / 2**20:.0f} MiB",
@@ -196,7 +197,8 @@ def _dry_run(config: RunConfig) -> int:
             )
     console.print(_table(rows))
     console.print(
-        "memory is the predicted peak of a worker with one thread; output is before compression",
+        "skipped blocks hold no tissue; memory is the predicted peak of a worker with one "
+        "thread; output is before compression",
         highlight=False,
     )
     return 0
@@ -212,9 +214,12 @@ def _table(rows: Sequence[Sequence[str]]) -> object:
     from rich.table import Table
 
     head, *body = rows
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
     for number, column in enumerate(head):
-        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+        first = number == 0
+        table.add_column(
+            column, justify="left" if first else "right", no_wrap=not first, overflow="fold"
+        )
     for row in body:
         table.add_row(*row)
     return table

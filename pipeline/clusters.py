@@ -21,7 +21,7 @@ import psutil
 from dask.local import get_sync
 
 from pipeline.errors import ClusterError, ConfigError, PipelineError
-from pipeline.memory import available_bytes
+from pipeline.memory import available_bytes, return_freed_memory
 from pipeline.model.session import THREADS_VARIABLE
 
 if TYPE_CHECKING:
@@ -252,6 +252,7 @@ def cluster(
     Raises `ConfigError` for another kind, `ClusterError` where a scheduler does not answer.
     """
     if kind == "threads":
+        return_freed_memory()
         count = cores() if workers == "auto" else int(workers)
         with dask.config.set(scheduler="threads", num_workers=count):
             yield None

@@ -150,9 +150,10 @@ class Grid:
 
     def touching(self, box: Box) -> Iterator[Index]:
         """Give the cells that share a pixel with ``box``."""
-        cells = box.clipped(self.shape).divided(self.cell)
-        if not cells.area:
+        inside = box.clipped(self.shape)
+        if not inside.area:  # rounded outwards, an empty box would still name a cell
             return iter(())
+        cells = inside.divided(self.cell)
         return ((i, j) for i in range(cells.y, cells.y_stop) for j in range(cells.x, cells.x_stop))
 
     def halved(self) -> Grid:

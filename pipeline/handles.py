@@ -81,7 +81,9 @@ class Pool(Generic[R, H]):
 
     def clear(self) -> None:
         """Evict everything; handles in use are closed when their users leave."""
-        for ref, entry in list(self._entries.items()):
+        with self._lock:
+            entries = list(self._entries.items())
+        for ref, entry in entries:
             self._evict(ref, entry)
             self._close_if_unused(entry)
 

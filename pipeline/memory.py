@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import psutil
 from pipeline.errors import MemoryBudgetError
 from pipeline.model import ModelRef
 
-__all__ = ["available_bytes", "check_budget", "predicted_bytes"]
+__all__ = ["available_bytes", "check_budget", "predicted_bytes", "worker_bytes"]
 
 BASE_BYTES = 260 * 2**20
 """A worker before its first block: Python, numpy, dask, zarr, OpenSlide, ONNX Runtime."""
@@ -18,9 +20,17 @@ BASE_BYTES = 260 * 2**20
 CACHE_BYTES = 40 * 2**20
 """OpenSlide's tile cache and zarr's buffers."""
 
+_M_TRIM_THRESHOLD = -1  # malloc.h
+
 LAYERS = 24
 """Float32 planes the size of the input that a model is taken to hold at once, its own
 channels besides. A U-Net of 32 first channels holds about that; a free model far less."""
+
+CGROUP_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+"""Where a container's limit is found: cgroup 2, cgroup 1."""
 
 
 def predicted_bytes(model: ModelRef, block: int, dtype: str) -> int:
@@ -37,12 +47,23 @@ def worker_bytes(model: ModelRef, block: int, dtype: str, *, threads: int) -> in
 def available_bytes() -> int:
     """Give the memory this process may use: the machine's, or its cgroup's limit if less."""
     limits = [int(psutil.virtual_memory().total)]
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        file = Path(path)
+    for file in CGROUP_LIMITS:
         text = file.read_text().strip() if file.is_file() else ""
         if text.isdigit():
             limits.append(int(text))
     return min(limits)
+
+
+def return_freed_memory() -> None:
+    """Have the C library give large freed buffers back to the system at once.
+
+    glibc raises its threshold for that with every large buffer freed, and then keeps up to
+    hundreds of megabytes of blocks that are long done. Dask sets the same for its workers,
+    through the environment; this is for the process that is running already. Elsewhere than
+    on glibc nothing is done.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # no such library, no such function
+        ctypes.CDLL("libc.so.6").mallopt(_M_TRIM_THRESHOLD, 64 * 2**10)
 
 
 def check_budget(needed: int, limit: int, *, slide: str, block: int) -> None:

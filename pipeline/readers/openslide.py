@@ -31,6 +31,7 @@ CACHE_BYTES = 32 * 2**20
 _ANCHOR = 512
 _DEFAULT_TILE = 256
 _WHITE = (255, 255, 255)
+_REMEDY = "check that the file is whole, or copy it again from where it comes from"
 
 
 def open_reader(path: str) -> OpenSlideReader:
@@ -47,7 +48,7 @@ def open_reader(path: str) -> OpenSlideReader:
             "check that the file is whole and its format is listed at openslide.org/formats"
         ) from error
     except openslide.OpenSlideError as error:
-        raise SlideError(f"{path}: OpenSlide cannot open it: {error}") from error
+        raise SlideError(f"{path}: OpenSlide cannot open it: {error}; {_REMEDY}") from error
     return OpenSlideReader(path, slide)
 
 
@@ -58,6 +59,8 @@ class OpenSlideReader:
         self._path = path
         self._slide = slide
         self._slide.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
+        # Asked once: after another thread's error this too would raise.
+        self._downsamples = slide.level_downsamples
         self.metadata = _describe(path, slide)
         self._background = np.array(self.metadata.background, np.uint16)
 
@@ -65,7 +68,7 @@ class OpenSlideReader:
         """Give the RGB pixels of ``box``; see `pipeline.readers.base.Reader`."""
         if not box.area:
             return np.empty((*box.shape, 3), np.uint8)
-        if float(self._slide.level_downsamples[level]).is_integer():
+        if self._downsamples[level].is_integer():
             return self._region(level, box)
         pixels = np.empty((*box.shape, 3), np.uint8)
         anchors = Grid(self.metadata.levels[level].shape, _ANCHOR)
@@ -87,7 +90,9 @@ class OpenSlideReader:
                 f"{self._path}: no associated image {name!r}; it has: {known}"
             ) from error
         except openslide.OpenSlideError as error:
-            raise SlideError(f"{self._path}: associated image {name!r}: {error}") from error
+            raise SlideError(
+                f"{self._path}: associated image {name!r}: {error}; {_REMEDY}"
+            ) from error
         return _composite(image, self._background)
 
     def close(self) -> None:
@@ -95,14 +100,14 @@ class OpenSlideReader:
         self._slide.close()
 
     def _region(self, level: int, box: Box) -> NDArray[np.uint8]:
-        downsample = self._slide.level_downsamples[level]
+        downsample = self._downsamples[level]
         location = (round(box.x * downsample), round(box.y * downsample))
         try:
             image = self._slide.read_region(location, level, (box.width, box.height))
         except openslide.OpenSlideError as error:
             raise SlideError(
                 f"{self._path}: cannot read level {level}, rows {box.y}:{box.y_stop}, "
-                f"columns {box.x}:{box.x_stop}: {error}"
+                f"columns {box.x}:{box.x_stop}: {error}; {_REMEDY}"
             ) from error
         return _composite(image, self._background)
 
