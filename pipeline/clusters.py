@@ -7,6 +7,7 @@ tasks and gives back what became of every key, as it happens.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -211,16 +212,15 @@ def _error_of(future: Any) -> BaseException | None:
 
 
 def scheduler_in_force() -> Scheduler:
-    """Give the scheduler dask would use now: a client of this process, threads, or none."""
-    if "distributed" in sys.modules:
+    """Give the scheduler dask would use now: what its config names, else a client, else threads."""
+    named = dask.config.get("scheduler", None)
+    if named in ("synchronous", "sync", "single-threaded"):
+        return Synchronous()
+    if named not in ("threads", "threading") and "distributed" in sys.modules:
         from distributed import default_client
 
-        try:
+        with contextlib.suppress(ValueError):  # no client has been made
             return Distributed(default_client())
-        except ValueError:  # no client has been made
-            pass
-    if dask.config.get("scheduler", None) in ("synchronous", "sync", "single-threaded"):
-        return Synchronous()
     return Local(int(dask.config.get("num_workers", None) or cores()))
 
 

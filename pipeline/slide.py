@@ -129,7 +129,11 @@ class Slide:
         factor = max(max(level.plane) // size, 1)
         small = np.asarray(level.reduced(factor)).transpose(1, 2, 0)
         rows, columns = (max(round(n * size / longer), 1) for n in self.shape)
-        image = Image.fromarray(small).resize((columns, rows), Image.Resampling.BOX)
+        # The last cells may hold less than `factor` pixels; they must not be stretched to it.
+        height, width = (n / factor for n in level.plane)
+        image = Image.fromarray(small).resize(
+            (columns, rows), Image.Resampling.BOX, box=(0, 0, width, height)
+        )
         return np.asarray(image)
 
     def associated_image(self, name: str) -> NDArray[np.uint8]:

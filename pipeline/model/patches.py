@@ -63,7 +63,7 @@ def quantise(
     would be stored as something it is not.
     """
     if np.dtype(stored_as) != np.uint8:
-        return np.asarray(scores, np.dtype(stored_as))
+        return _as_float(scores, index, stored_as)
     low, high = value_range
     steps = (scores - np.float32(low)) * np.float32(255 / (high - low))
     if steps.size and (steps.min() < -0.5 or steps.max() > 255.5):
@@ -73,6 +73,16 @@ def quantise(
         )
     stored: NDArray[np.uint8] = np.rint(np.clip(steps, 0, 255)).astype(np.uint8)
     return stored
+
+
+def _as_float(scores: NDArray[np.float32], index: Index, stored_as: str) -> NDArray[Any]:
+    limit = float(np.finfo(stored_as).max)
+    if scores.size and np.abs(scores).max() > limit:
+        raise ModelError(
+            f"block {index}: scores from {scores.min():g} to {scores.max():g} do not fit "
+            f"{stored_as}, which ends at {limit:g}; set output.dtype: float32"
+        )
+    return np.asarray(scores, np.dtype(stored_as))
 
 
 def _selected(patches: Sequence[Index], wanted: bytes | None) -> Iterator[Index]:

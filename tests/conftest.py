@@ -1,0 +1,52 @@
+"""Fixtures that all tests share; the functions behind them are in `tests.toys`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.demo import write_demo
+from tests import toys
+
+DATA_VARIABLE = "WSI_PIPELINE_TEST_DATA"
+
+
+@pytest.fixture(scope="session")
+def demo_slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic H&E slide of 1500 x 1200 pixels at 0.5 um; its truth lies beside it."""
+    path = tmp_path_factory.mktemp("demo") / "demo.svs"
+    write_demo(path, 1500, 1200)
+    return path
+
+
+@pytest.fixture
+def write_tiff() -> Callable[..., Path]:
+    """Give `tests.toys.write_tiff`: ``write_tiff(path, rgb, mpp=0.5, tile=128, levels=1)``."""
+    return toys.write_tiff
+
+
+@pytest.fixture
+def toy_model(tmp_path: Path) -> Callable[..., Path]:
+    """Give ``toy_model(kind, **card_overrides) -> card``; see `tests.toys.write_toy_model`."""
+    numbers = count()
+
+    def write(kind: str, **overrides: Any) -> Path:
+        folder = tmp_path / "toy-models" / f"{kind}-{next(numbers)}"
+        return toys.write_toy_model(folder, kind, **overrides)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Give the folder of real slides and models, or skip."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get(DATA_VARIABLE, default))
+    if not (folder / "slides").is_dir():
+        pytest.skip(f"no real slides in {folder}; name their folder in {DATA_VARIABLE}")
+    return folder

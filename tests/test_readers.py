@@ -1,0 +1,359 @@
+"""The OpenSlide reader against files whose every pixel is known."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import openslide
+import pytest
+import tifffile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import pipeline.level
+from pipeline import open_slide
+from pipeline.errors import SlideError
+from pipeline.geometry import Box
+from pipeline.level import slides
+from pipeline.readers import Mpp, Reader, open_reader
+from pipeline.readers.openslide import (
+    OpenSlideReader,
+    _background,
+    _bounds,
+    _composite,
+    _describe,
+    _mpp,
+)
+from tests.toys import halved, noise, read_directly, write_tiff
+
+CUT = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def box_in(data: st.DataObject, shape: tuple[int, int]) -> Box:
+    """Draw a box inside ``shape``."""
+    (y, height), (x, width) = (
+        (at, data.draw(st.integers(1, n - at)))
+        for n in shape
+        for at in [data.draw(st.integers(0, n - 1))]
+    )
+    return Box(y, x, height, width)
+
+
+@pytest.fixture(scope="module")
+def exact_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("exact") / "exact.tif"
+    return write_tiff(path, noise(600, 800), levels=3, mpp=(0.5, 0.25))
+
+
+@pytest.fixture(scope="module")
+def uneven_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Levels of 1 : 1.4995 and 1 : 3.34, the first wider than one anchor."""
+    path = tmp_path_factory.mktemp("uneven") / "uneven.tif"
+    return write_tiff(path, noise(700, 1600), levels=[noise(467, 1067, 1), noise(210, 479, 2)])
+
+
+@pytest.fixture(scope="module")
+def exact(exact_path: Path) -> Iterator[Reader]:
+    reader = open_reader(str(exact_path), "openslide")
+    yield reader
+    reader.close()
+
+
+@pytest.fixture(scope="module")
+def uneven(uneven_path: Path) -> Iterator[Reader]:
+    reader = open_reader(str(uneven_path), "openslide")
+    yield reader
+    reader.close()
+
+
+def whole(reader: Reader, level: int) -> Box:
+    return Box(0, 0, *reader.metadata.levels[level].shape)
+
+
+def write_broken(path: Path) -> Path:
+    """Write a slide of 3 x 4 tiles whose first tile cannot be decoded."""
+    write_tiff(path, noise(300, 400))
+    with tifffile.TiffFile(path) as tiff:
+        at = tiff.pages[0].dataoffsets[0]
+    spoilt = bytearray(path.read_bytes())
+    spoilt[at : at + 200] = bytes(200)
+    path.write_bytes(spoilt)
+    return path
+
+
+FIRST_TILE, LAST_TILE = Box(0, 0, 20, 20), Box(270, 390, 20, 10)
+
+
+def test_every_level_has_the_files_own_pixels(exact: Reader) -> None:
+    expected = noise(600, 800)
+    for level in range(3):
+        np.testing.assert_array_equal(exact.read(level, whole(exact, level)), expected)
+        expected = halved(expected)
+
+
+@CUT
+@given(st.data())
+def test_a_box_of_a_whole_numbered_level_is_a_cut_of_the_file(
+    exact: Reader, data: st.DataObject
+) -> None:
+    level = data.draw(st.integers(0, 2))
+    box = box_in(data, exact.metadata.levels[level].shape)
+    expected = noise(600, 800)
+    for _ in range(level):
+        expected = halved(expected)
+    np.testing.assert_array_equal(exact.read(level, box), expected[box.within(whole(exact, level))])
+
+
+@CUT
+@given(st.data())
+def test_a_pixel_is_the_same_in_whatever_box_it_is_read(
+    uneven: Reader, data: st.DataObject
+) -> None:
+    level = data.draw(st.integers(0, 2))
+    box = box_in(data, uneven.metadata.levels[level].shape)
+    everything = whole(uneven, level)
+    together = uneven.read(level, everything)
+    np.testing.assert_array_equal(uneven.read(level, box), together[box.within(everything)])
+
+
+def test_openslide_itself_gives_other_pixels_for_other_cuts(uneven_path: Path) -> None:
+    """What the test above guards against is real, and this file shows it."""
+    columns = read_directly(uneven_path, 1)[:, 600:700]
+    left = round(600 * 1600 / 1067)
+    alone = read_directly(uneven_path, 1, (left, 0, 100, 467))
+    assert (columns != alone).any()
+
+
+def test_an_uneven_level_lies_where_the_file_has_it(uneven: Reader) -> None:
+    """Up to the first anchor it is exact; after it, off by less than a pixel's neighbour."""
+    stored = noise(467, 1067, 1)
+    given_ = uneven.read(1, whole(uneven, 1))
+    np.testing.assert_array_equal(given_[:, :512], stored[:, :512])
+    closest = [
+        np.abs(given_[:, 600:700].astype(int) - np.roll(stored, by, axis=1)[:, 600:700]).mean()
+        for by in (-1, 0, 1)
+    ]
+    assert np.argmin(closest) == 1
+
+
+def test_an_empty_box_has_no_pixels(exact: Reader) -> None:
+    assert exact.read(0, Box(5, 5, 0, 10)).shape == (0, 10, 3)
+
+
+@pytest.mark.parametrize("background", [(255, 255, 255), (0, 0, 0), (12, 200, 127)])
+def test_alpha_is_laid_over_the_background_and_rounded_to_nearest(
+    background: tuple[int, int, int],
+) -> None:
+    rgba = np.zeros((256, 256, 4), np.uint8)
+    rgba[..., :3] = np.arange(256)[:, None, None]
+    rgba[..., 3] = np.arange(256)
+    share = rgba[..., 3:].astype(np.float64) / 255
+    expected = np.rint(rgba[..., :3] * share + np.array(background) * (1 - share))
+    mixed = _composite(Image.fromarray(rgba), np.array(background, np.uint16))
+    assert mixed.dtype == np.uint8
+    np.testing.assert_array_equal(mixed, expected)
+
+
+def test_the_background_is_the_slides_own_and_else_white() -> None:
+    assert _background({}) == (255, 255, 255)
+    assert _background({"openslide.background-color": "0C80FF"}) == (12, 128, 255)
+    assert _background({"openslide.background-color": "red"}) == (255, 255, 255)
+
+
+def test_what_was_not_scanned_shows_the_background(
+    exact_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond its edge OpenSlide gives alpha 0, as it does where a scanner left tiles out."""
+    given_ = openslide.OpenSlide(exact_path)
+    coloured = {**given_.properties, "openslide.background-color": "0C80FF"}
+    monkeypatch.setattr(openslide.OpenSlide, "properties", property(lambda _: coloured))
+    reader = OpenSlideReader(str(exact_path), given_)
+    region = reader.read(0, Box(590, 790, 20, 20))
+    np.testing.assert_array_equal(region[:10, :10], noise(600, 800)[590:, 790:])
+    assert (region[10:] == (12, 128, 255)).all()
+    assert (region[:, 10:] == (12, 128, 255)).all()
+    reader.close()
+
+
+def test_a_picture_without_alpha_is_taken_as_it_is() -> None:
+    grey = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4))
+    shown = _composite(grey, np.zeros(3, np.uint16))
+    np.testing.assert_array_equal(shown, np.repeat(np.arange(12).reshape(3, 4, 1), 3, axis=2))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (Path.exists, "no such file; check the path"),
+        (Path.mkdir, "is a directory; name the slide's own file"),
+        (lambda path: path.write_text("hello"), "not a slide .* check that the file is whole"),
+        (lambda path: path.write_bytes(b""), "not a slide .* check that the file is whole"),
+    ],
+    ids=["missing", "directory", "text", "empty"],
+)
+def test_what_cannot_be_opened_is_named_with_a_remedy(
+    tmp_path: Path, make: Callable[[Path], object], said: str
+) -> None:
+    path = tmp_path / "a.svs"
+    make(path)
+    with pytest.raises(SlideError, match=f"{path}: .*{said}"):
+        open_reader(str(path), "openslide")
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.999])
+def test_a_truncated_slide_is_an_error_wherever_it_ends(tmp_path: Path, share: float) -> None:
+    path = write_tiff(tmp_path / "a.tif", noise(300, 400))
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    with pytest.raises(SlideError, match=f"{path}: .*; .*whole"):
+        open_slide(path).levels[0].compute(scheduler="synchronous")
+
+
+def test_an_unknown_reader_is_named_with_the_known_ones(exact_path: Path) -> None:
+    with pytest.raises(SlideError, match=r"unknown reader 'tea'; known: openslide"):
+        open_reader(str(exact_path), "tea")
+
+
+def test_pixels_that_cannot_be_decoded_are_an_error_that_says_where(tmp_path: Path) -> None:
+    path = write_broken(tmp_path / "a.tif")
+    level = open_slide(path).level(0)
+    with pytest.raises(SlideError, match=rf"{path}: cannot read level 0, rows 0:20.*;.*whole"):
+        level.read(FIRST_TILE)
+
+
+def test_after_an_error_the_next_read_gets_a_new_handle(tmp_path: Path) -> None:
+    """OpenSlide's errors latch: the old handle could read nothing any more."""
+    level = open_slide(write_broken(tmp_path / "a.tif")).level(0)
+    np.testing.assert_array_equal(level.read(LAST_TILE), noise(300, 400)[270:290, 390:])
+    for _ in range(2):
+        with pytest.raises(SlideError):
+            level.read(FIRST_TILE)
+        assert level.slide not in list(slides)
+        np.testing.assert_array_equal(level.read(LAST_TILE), noise(300, 400)[270:290, 390:])
+
+
+def test_a_handle_that_has_failed_still_raises_slide_errors(tmp_path: Path) -> None:
+    """Another thread may hold the handle while it fails; what it sees must be retried too."""
+    reader = open_reader(str(write_broken(tmp_path / "a.tif")), "openslide")
+    for box in (FIRST_TILE, LAST_TILE):
+        with pytest.raises(SlideError):
+            reader.read(0, box)
+    reader.close()
+
+
+def test_metadata_is_what_the_file_says(exact: Reader) -> None:
+    meta = exact.metadata
+    assert meta.vendor == "generic-tiff"
+    assert [level.shape for level in meta.levels] == [(600, 800), (300, 400), (150, 200)]
+    assert [level.downsample for level in meta.levels] == [(1, 1), (2, 2), (4, 4)]
+    assert [level.tile for level in meta.levels] == [(128, 128)] * 3
+    assert meta.mpp == Mpp(y=0.5, x=0.25, source="header")
+    assert meta.objective is None
+    assert meta.bounds is None
+    assert meta.background == (255, 255, 255)
+    assert meta.associated == ()
+    assert dict(meta.properties)["openslide.vendor"] == "generic-tiff"
+
+
+def test_tiles_larger_than_a_level_are_cut_to_it(tmp_path: Path) -> None:
+    reader = open_reader(str(write_tiff(tmp_path / "a.tif", noise(100, 300))), "openslide")
+    assert reader.metadata.levels[0].tile == (100, 128)
+    reader.close()
+
+
+def test_the_demo_says_its_objective_and_its_pictures(demo_slide: Path) -> None:
+    reader = open_reader(str(demo_slide), "openslide")
+    assert reader.metadata.vendor == "aperio"
+    assert reader.metadata.objective == 20
+    assert reader.metadata.mpp == Mpp(0.5, 0.5, "header")
+    assert reader.metadata.associated == ("label", "macro", "thumbnail")
+    label = reader.associated_image("label")
+    with openslide.OpenSlide(demo_slide) as slide:
+        expected = np.asarray(slide.associated_images["label"].convert("RGB"))
+    np.testing.assert_array_equal(label, expected)
+    with pytest.raises(SlideError, match="no associated image 'mug'; it has: label, macro, thumb"):
+        reader.associated_image("mug")
+    reader.close()
+
+
+def test_no_scale_is_made_up(tmp_path: Path) -> None:
+    path = write_tiff(tmp_path / "a.tif", noise(100, 100), mpp=None)
+    reader = open_reader(str(path), "openslide")
+    assert reader.metadata.mpp is None
+    reader.close()
+    y, x = "openslide.mpp-y", "openslide.mpp-x"
+    assert _mpp({y: "0.5", x: "0.25"}) == Mpp(0.5, 0.25, "header")
+    for said in ({x: "0.5"}, {y: "0", x: "0.5"}, {y: "nan", x: "0.5"}, {y: "?", x: "0.5"}):
+        assert _mpp(said) is None
+
+
+def test_bounds_are_there_only_when_the_file_names_all_four() -> None:
+    names = {"y": "3", "x": "4", "height": "50", "width": "60"}
+    properties = {f"openslide.bounds-{name}": value for name, value in names.items()}
+    assert _bounds(properties) == Box(3, 4, 50, 60)
+    del properties["openslide.bounds-width"]
+    assert _bounds(properties) is None
+
+
+def test_identity_stays_with_the_content_and_changes_with_it(tmp_path: Path) -> None:
+    one = write_tiff(tmp_path / "one.tif", noise(200, 200))
+    copy, other = tmp_path / "copy.tif", write_tiff(tmp_path / "other.tif", noise(200, 200, 1))
+    copy.write_bytes(one.read_bytes())
+    identities = []
+    for path in (one, copy, other):
+        with openslide.OpenSlide(path) as slide:
+            identities.append(_describe(str(path), slide).identity)
+    assert identities[0] == identities[1] != identities[2]
+
+
+def test_threads_share_one_handle_and_get_right_pixels(
+    exact_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slides.clear()
+    opened: list[str] = []
+
+    def counted(path: str, reader: str) -> Reader:
+        opened.append(path)
+        return open_reader(path, reader)
+
+    monkeypatch.setattr(pipeline.level, "open_reader", counted)
+    level, expected = open_slide(exact_path).level(0), noise(600, 800)
+    together = threading.Barrier(2)
+
+    def read(seed: int) -> bool:
+        rng = np.random.default_rng(seed)
+        together.wait()
+        for y, x in rng.integers(0, (500, 700), (60, 2)).tolist():
+            if (level.read(Box(y, x, 100, 100)) != expected[y : y + 100, x : x + 100]).any():
+                return False
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(read, range(2))) == [True, True]
+    assert opened == [str(exact_path)]
+    slides.clear()
+
+
+def test_real_slides_are_the_same_however_they_are_cut(shared_data: Path) -> None:
+    """TCGA's level 1 is 1 : 2.0005; read piece by piece OpenSlide changes a third of it."""
+    path = shared_data / "slides" / "TCGA-CR-7395-01A-01-TS1.svs"
+    reader = open_reader(str(path), "openslide")
+    together = reader.read(1, Box(700, 900, 500, 500))
+    pieces = [
+        np.concatenate([reader.read(1, Box(y, x, 100, 250)) for x in (900, 1150)], axis=1)
+        for y in range(700, 1200, 100)
+    ]
+    np.testing.assert_array_equal(np.concatenate(pieces), together)
+    reader.close()
+
+
+def test_a_real_unreadable_tile_is_an_error_and_not_white(shared_data: Path) -> None:
+    path = shared_data / "slides" / "fixtures" / "unreadable.svs"
+    with pytest.raises(SlideError, match=r"unreadable.svs: cannot read level 0"):
+        open_slide(path).levels[0].compute(scheduler="synchronous")
