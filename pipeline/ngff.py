@@ -60,7 +60,7 @@ def image_metadata(
     shown = {"min": window[0], "max": window[1], "start": window[0], "end": window[1]}
     return {
         "version": VERSION,
-        "multiscales": [_multiscales(name, "cyx", levels)],
+        "multiscales": [_multiscales(name, "cyx", levels, "mean of 2 x 2")],
         "omero": {
             "channels": [
                 {"label": channel, "color": "FFFFFF", "active": True, "window": shown}
@@ -74,7 +74,7 @@ def label_metadata(name: str, levels: Sequence[Placement]) -> dict[str, Any]:
     """Describe a ``(y, x)`` label image in which 1 means ``name``."""
     return {
         "version": VERSION,
-        "multiscales": [_multiscales(name, "yx", levels)],
+        "multiscales": [_multiscales(name, "yx", levels, "maximum of 2 x 2")],
         "image-label": {
             "colors": [{"label-value": 1, "rgba": _TISSUE_COLOUR}],
             "properties": [{"label-value": 1, "name": name}],
@@ -83,10 +83,12 @@ def label_metadata(name: str, levels: Sequence[Placement]) -> dict[str, Any]:
     }
 
 
-def _multiscales(name: str, axes: str, levels: Sequence[Placement]) -> dict[str, Any]:
+def _multiscales(name: str, axes: str, levels: Sequence[Placement], method: str) -> dict[str, Any]:
     leading = len(axes) - 2
     return {
         "name": name,
+        "type": method.split()[0],
+        "metadata": {"description": f"each level is the {method} pixels of the one before"},
         "axes": [
             {"name": axis, "type": "channel"}
             if axis == "c"
