@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from pipeline.clusters import cluster
 from pipeline.config import RunConfig
-from pipeline.errors import PipelineError, SlideError
+from pipeline.errors import ConfigError, PipelineError, SlideError
 from pipeline.execute import find_tissue
 from pipeline.execute import run as run_plan
 from pipeline.manifest import Job, jobs
@@ -123,8 +123,13 @@ def run(
     make_demo(config, report)
     todo, model = jobs(config), load_model(config.model)
     folder = Path(config.output.directory)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_whole(folder / CONFIG_COPY, dump_config(config))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_whole(folder / CONFIG_COPY, dump_config(config))
+    except OSError as error:
+        raise ConfigError(
+            f"output.directory: {folder}: cannot hold results: {error.strerror}; name another"
+        ) from error
     outcomes = []
     with _cluster_of(config) as client:
         report.began(todo, getattr(client, "dashboard_link", None) or None)

@@ -59,6 +59,7 @@ def cli() -> None:
 def inspect(slide: str, properties: bool) -> None:
     """Say what is in SLIDE: size, scale and its source, levels, tiles, associated images."""
     from rich.table import Table
+    from rich.text import Text
 
     from pipeline.slide import open_slide
 
@@ -66,7 +67,7 @@ def inspect(slide: str, properties: bool) -> None:
     opened = open_slide(slide)
     facts = Table(show_header=False, box=None)
     for key, text in opened.facts().items():
-        facts.add_row(key, text)
+        facts.add_row(key, Text(text))
     console.print(facts)
     console.print(_table(opened.level_table()))
     if properties:

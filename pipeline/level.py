@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 
 import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import SlideError
 from pipeline.geometry import Box, Frame, Grid, Index, Shape, ceil_div
 from pipeline.handles import Pool
 from pipeline.lazy import map_blocks, read_blocks
@@ -78,15 +80,14 @@ class Level:
 
         Raises `SlideError` where the file's pixels cannot be read.
         """
-        inside = box.clipped(self.plane)
-        with slides.using(self.slide) as reader:
-            if inside == box:
-                return reader.read(self.index, box)
-            pixels = np.empty((*box.shape, 3), np.uint8)
-            pixels[:] = self.background
-            if inside.area:
-                pixels[inside.within(box)] = reader.read(self.index, inside)
-        return pixels
+        try:
+            with slides.using(self.slide) as reader:
+                return self._read_with(reader, box)
+        except SlideError:
+            # An error in another thread spoils the handle for all that share it. A handle of
+            # our own tells whether it is these pixels that are broken.
+            with closing(open_reader(self.slide.path, self.slide.reader)) as reader:
+                return self._read_with(reader, box)
 
     def array(self, block: int = BLOCK, halo: int = 0) -> da.Array:
         """Give the level as a lazy array of square blocks, each with ``halo`` pixels around.
@@ -110,6 +111,16 @@ class Level:
             dtype=np.uint8,
             factor=factor,
         )
+
+    def _read_with(self, reader: Reader, box: Box) -> NDArray[np.uint8]:
+        inside = box.clipped(self.plane)
+        if inside == box:
+            return reader.read(self.index, box)
+        pixels = np.empty((*box.shape, 3), np.uint8)
+        pixels[:] = self.background
+        if inside.area:
+            pixels[inside.within(box)] = reader.read(self.index, inside)
+        return pixels
 
 
 def _average(

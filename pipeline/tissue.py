@@ -92,7 +92,10 @@ def tissue_mask(rgb: NDArray[np.uint8], mpp: tuple[float, float], settings: Tiss
         padding = dilation(padding, np.ones((3, 3), dtype=np.uint8))
         rgb = np.where(padding[..., np.newaxis], np.uint8(255), rgb)
     stain = _saturation(rgb) if settings.method == "otsu" else _density(rgb)
-    tissue: Mask = (stain > _threshold(stain[~padding])) & ~padding
+    # The copy is spared where there is no padding: this runs in the client, on a whole slide.
+    seen = stain[~padding] if padding.any() else stain
+    tissue: Mask = (stain > _threshold(seen)) & ~padding
+    del seen, stain
     pixel_um2 = mpp[0] * mpp[1]
     tissue = _fill_small_holes(tissue, settings.min_hole_um2 / pixel_um2)
     return _drop_small_objects(tissue, settings.min_area_um2 / pixel_um2)
@@ -100,22 +103,30 @@ def tissue_mask(rgb: NDArray[np.uint8], mpp: tuple[float, float], settings: Tiss
 
 def _smooth(plane: NDArray[np.uint8]) -> Plane:
     values = plane.astype(np.float32)
-    smooth: Plane = gaussian(values, _SMOOTHING_SIGMA, mode="nearest", preserve_range=True)
-    return smooth
+    # In place, as scipy's own second axis is: each line is buffered before it is written.
+    gaussian(values, _SMOOTHING_SIGMA, mode="nearest", preserve_range=True, out=values)
+    return values
 
 
 def _saturation(rgb: NDArray[np.uint8]) -> Plane:
-    """Give HSV saturation, 0-1, of the smoothed image."""
-    red, green, blue = (_smooth(rgb[..., c]) for c in range(3))
-    high = np.maximum(np.maximum(red, green), blue)
-    low = np.minimum(np.minimum(red, green), blue)
-    return (high - low) / np.maximum(high, 1)
+    """Give HSV saturation, 0-1, of the smoothed image; one plane at a time, to save memory."""
+    high = _smooth(rgb[..., 0])
+    low = high.copy()
+    for channel in (1, 2):
+        plane = _smooth(rgb[..., channel])
+        np.maximum(high, plane, out=high)
+        np.minimum(low, plane, out=low)
+    np.subtract(high, low, out=low)
+    low /= np.maximum(high, 1, out=high)
+    return low
 
 
 def _density(rgb: NDArray[np.uint8]) -> Plane:
     """Give the optical density (log10, against 255) of the smoothed image, mean of channels."""
-    red, green, blue = (np.log10(255 / np.maximum(_smooth(rgb[..., c]), 1)) for c in range(3))
-    return (red + green + blue) / 3
+    density = np.zeros(rgb.shape[:2], np.float32)
+    for channel in range(3):
+        density += np.log10(255 / np.maximum(_smooth(rgb[..., channel]), 1))
+    return density / 3
 
 
 def _threshold(stain: Plane) -> float:
@@ -124,7 +135,7 @@ def _threshold(stain: Plane) -> float:
         return _SURELY_TISSUE
     otsu = float(threshold_otsu(stain))
     above = stain > otsu
-    if stain[above].mean() - stain[~above].mean() < _MIN_CONTRAST:
+    if stain.mean(where=above) - stain.mean(where=~above) < _MIN_CONTRAST:
         return _SURELY_TISSUE
     return min(max(otsu, _SURELY_GLASS), _SURELY_TISSUE)
 

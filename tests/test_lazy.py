@@ -102,6 +102,8 @@ class Sheet:
         return values
 
     def write(self, box: Box, values: NDArray[Any]) -> None:
+        if values.shape != (self.channels, *box.shape):
+            raise ValueError(f"{box}: {values.shape} values")
         self._stored()[(slice(None), *box.within(Box(0, 0, *self.plane)))] = values
 
     def _stored(self) -> NDArray[Any]:
@@ -153,11 +155,12 @@ def weigh_blocks(
     )
 
 
-def mark(block: NDArray[Any], index: Index, value: Any, *, lowest: int) -> NDArray[Any]:
+def mark(
+    _block: NDArray[Any], index: Index, value: Any, *, cells: Grid, lowest: int
+) -> NDArray[Any]:
     """Give a block full of its value and its index, whatever was read."""
-    height, width = block.shape[:2] if block.shape[2] == 3 else block.shape[1:]
-    values = (lowest if value is None else value, *index)
-    return np.broadcast_to(np.array(values, np.int32)[:, None, None], (3, height, width))
+    values = np.array((lowest if value is None else value, *index), np.int32)
+    return np.broadcast_to(values[:, None, None], (3, *cells.box(index).shape))
 
 
 def compute(array: da.Array) -> NDArray[Any]:
@@ -305,6 +308,7 @@ def test_a_value_arrives_at_its_block(
         channels=3,
         dtype=np.int32,
         per_block=values,
+        cells=grid,
         lowest=-1,
     )
     assert marked.shape == (3, *plane)
@@ -381,7 +385,9 @@ def whole_chain(side: int, cell: int) -> da.Array:
         cells=grid,
         frame=frame,
     )
-    kept = map_blocks(mark, scores, grid, axes="cyx", channels=3, dtype=np.int32, lowest=0)
+    kept = map_blocks(
+        mark, scores, grid, axes="cyx", channels=3, dtype=np.int32, cells=grid, lowest=0
+    )
     return write_blocks(kept, Sheet("out", plane, 3), grid)
 
 

@@ -173,6 +173,11 @@ def test_facts_and_repr_say_what_the_model_is(toy_model: ToyModel) -> None:
             {"outputs": {"stride": 5}},
             r"stride 5 must divide input\.patch 34 less twice stitch\.halo 1; .* use halo 14",
         ),
+        (
+            "neighbours",
+            {"outputs": {"stride": 5}, "stitch": {"halo": 5}},
+            r"stride 5 must divide input\.patch 34 less twice stitch\.halo 5",
+        ),
         ("strided", {"stitch": {"halo": 6}}, r"stride 4 must divide .*patch 64.*halo 6"),
         ("neighbours", {"input": {"std": [1, 0, 1]}}, r"input\.std .*1.*0.*1.* not contain 0"),
         ("neighbours", {"outputs": {"range": [1, 0]}}, r"range \[1, 0\] must rise"),

@@ -247,6 +247,15 @@ def test_a_handle_that_has_failed_still_raises_slide_errors(tmp_path: Path) -> N
     reader.close()
 
 
+def test_an_error_in_one_thread_does_not_fail_what_another_reads(tmp_path: Path) -> None:
+    """Threads share a handle, and an error spoils it for all of them."""
+    level = open_slide(write_broken(tmp_path / "a.tif")).level(0)
+    with slides.using(level.slide) as shared:
+        with pytest.raises(SlideError):
+            shared.read(0, FIRST_TILE)
+        np.testing.assert_array_equal(level.read(LAST_TILE), noise(300, 400)[270:290, 390:])
+
+
 def test_metadata_is_what_the_file_says(exact: Reader) -> None:
     meta = exact.metadata
     assert meta.vendor == "generic-tiff"
