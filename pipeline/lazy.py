@@ -106,13 +106,14 @@ def read_blocks(
 def sliceable(source: Source, chunks: tuple[int, ...]) -> da.Array:
     """Give ``source`` as a plain lazy array for slicing and looking around.
 
-    A slice is handed down to `Source.read`, cut at chunk borders only, so that looking at
-    a corner reads the corner. Use `read_blocks` for a run.
+    One slice or index is handed down to `Source.read`, cut at chunk borders only, so that
+    looking at a corner reads the corner; what is sliced again, or picked by a list, may be
+    read in larger boxes. Use `read_blocks` for a run.
     """
     array: da.Array = da.from_array(
         _Indexable(source),
         chunks=chunks,
-        name="slide-" + tokenize(source, chunks),
+        name="source-" + tokenize(source, chunks),
         # dask fuses slices into its plain getter only; `_Indexable` takes what that passes.
         fancy=True,
         inline_array=True,
@@ -223,19 +224,15 @@ class _Indexable:
             asked = np.atleast_1d(np.arange(n)[index[axis]])
             start, stop = (int(asked.min()), int(asked.max()) + 1) if asked.size else (0, 0)
             spans[name] = (start, stop)
-            relative = np.arange(n)[index[axis]] - start
-            inner[axis] = _as_slice(relative) if isinstance(index[axis], slice) else relative
+            # The box begins and ends with a pixel that was asked for: only the step is left.
+            inner[axis] = (
+                slice(None, None, index[axis].step)
+                if isinstance(index[axis], slice)
+                else np.arange(n)[index[axis]] - start
+            )
         (y, y_stop), (x, x_stop) = spans["y"], spans["x"]
         pixels: NDArray[Any] = self.source.read(Box.spanning(y, x, y_stop, x_stop))[tuple(inner)]
         return pixels
-
-
-def _as_slice(positions: NDArray[np.int64]) -> slice:
-    if positions.size == 0:
-        return slice(0, 0)
-    step = int(positions[1] - positions[0]) if positions.size > 1 else 1
-    stop = int(positions[-1]) + (1 if step > 0 else -1)
-    return slice(int(positions[0]), stop if stop >= 0 else None, step)
 
 
 def _extents(grid: Grid, frame: Frame) -> Chunks:

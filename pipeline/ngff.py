@@ -87,7 +87,7 @@ def _multiscales(name: str, axes: str, levels: Sequence[Placement], method: str)
     leading = len(axes) - 2
     return {
         "name": name,
-        "type": method.split()[0],
+        "type": method.split(maxsplit=1)[0],
         "metadata": {"description": f"each level is the {method} pixels of the one before"},
         "axes": [
             {"name": axis, "type": "channel"}

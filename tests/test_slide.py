@@ -230,6 +230,14 @@ def test_a_thumbnail_is_not_stretched(
         assert off[1] / (255 / rows) < 0.75
 
 
+def test_a_thumbnail_leaves_no_pixel_out(tmp_path: Path, write_tiff: Callable[..., Path]) -> None:
+    """At 1 : 1.9 picking pixels instead of averaging them would drop near three in four."""
+    rgb = noise(190, 380)
+    picture = open_slide(write_tiff(tmp_path / "a.tif", rgb)).thumbnail(200)
+    expected = box_mean(rgb, 100, 200)
+    assert np.abs(picture - expected).mean() < np.abs(expected - expected.mean()).mean()
+
+
 def test_a_thumbnail_is_never_larger_than_the_slide(
     tmp_path: Path, write_tiff: Callable[..., Path]
 ) -> None:

@@ -34,6 +34,7 @@ class StoredArray:
     kind: str
     block: int
     chunk: int
+    background: float
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -56,13 +57,13 @@ class StoredArray:
         return (self.channels, self.block, self.block)
 
     def read(self, box: Box) -> NDArray[Any]:
-        """Give ``(c, y, x)`` values of ``box``; 0 outside and where no block was written."""
+        """Give ``(c, y, x)`` values of ``box``; background outside and where no block is."""
         inside = box.clipped(self.plane)
         with _arrays.using(self) as array:
             values: NDArray[Any] = array[(slice(None), *inside.within(Box(0, 0, *self.plane)))]
         if inside == box:
             return values
-        padded = np.zeros((self.channels, *box.shape), self.kind)
+        padded = np.full((self.channels, *box.shape), self.background, self.kind)
         if inside.area:
             padded[(slice(None), *inside.within(box))] = values
         return padded
@@ -96,7 +97,14 @@ def outputs(path: str, layout: Layout) -> tuple[StoredArray, ...]:
     """Give the tokens of the output's levels, finest first; nothing is opened."""
     return tuple(
         StoredArray(
-            path, str(i), grid.shape, len(layout.channels), layout.dtype, grid.cell, layout.chunk
+            store=path,
+            name=str(i),
+            plane=grid.shape,
+            channels=len(layout.channels),
+            kind=layout.dtype,
+            block=grid.cell,
+            chunk=layout.chunk,
+            background=layout.window[0],
         )
         for i, grid in enumerate(layout.grids)
     )

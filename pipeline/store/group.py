@@ -151,6 +151,7 @@ def stored_outputs(path: str) -> tuple[StoredArray, ...]:
             kind=str(array.dtype),
             block=(array.shards or array.chunks)[1],
             chunk=array.chunks[1],
+            background=float(array.fill_value),
         )
         for name, array in arrays
     )
