@@ -8,7 +8,6 @@ tasks and gives back what became of every key, as it happens.
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -18,12 +17,11 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 import dask
-import psutil
 from dask.local import get_sync
 
 from pipeline.errors import ClusterError, ConfigError, PipelineError
-from pipeline.memory import available_bytes, return_freed_memory
 from pipeline.model.session import THREADS_VARIABLE
+from pipeline.process import available_bytes, cores, return_freed_memory
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -222,15 +220,6 @@ def scheduler_in_force() -> Scheduler:
         with contextlib.suppress(ValueError):  # no client has been made
             return Distributed(default_client())
     return Local(int(dask.config.get("num_workers", None) or cores()))
-
-
-def cores() -> int:
-    """Give the processor cores this process may use."""
-    return (
-        len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else psutil.cpu_count() or 1
-    )
 
 
 @contextmanager

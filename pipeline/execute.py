@@ -92,7 +92,7 @@ def run(
     started = time.monotonic()
     scheduler = scheduler_in_force()
     check_budget(
-        worker_bytes(plan.model.ref, plan.grid.cell, plan.layout.dtype, threads=scheduler.threads),
+        worker_bytes(plan.model, plan.grid.cell, plan.layout.dtype, threads=scheduler.threads),
         scheduler.limit_bytes,
         slide=plan.slide.path,
         block=plan.grid.cell,

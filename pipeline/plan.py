@@ -136,7 +136,7 @@ class Plan:
     @property
     def memory_bytes(self) -> int:
         """Predicted peak of one process that works on one block at a time."""
-        return predicted_bytes(self.model.ref, self.grid.cell, self.layout.dtype)
+        return predicted_bytes(self.model, self.grid.cell, self.layout.dtype)
 
     @property
     def output_bytes(self) -> int:

@@ -56,10 +56,19 @@ class StoredSlide:
         return tuple(self.seen.attributes["channels"])
 
     @property
-    def value_range(self) -> tuple[float, float]:
-        """The stored values that stand for the least and the greatest score."""
-        low, high = self.seen.attributes["range"]
+    def score_range(self) -> tuple[float, float]:
+        """The least and the greatest score that can be stored, as the model's card says."""
+        low, high = self.provenance["settings"]["model.range"]
         return (low, high)
+
+    def as_scores(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        """Give stored values as the scores they stand for; float types are scores already."""
+        scores = values.astype(np.float32)
+        if np.issubdtype(values.dtype, np.integer):
+            low, high = self.score_range
+            scores *= (high - low) / 255
+            scores += low
+        return scores
 
     @property
     def outputs(self) -> tuple[StoredArray, ...]:

@@ -38,7 +38,7 @@ if __name__ == "__main__":
     measured = {"client": peak(), "workers": measure.workers}
     ((_, plan),) = dry_run(config)
     predicted = worker_bytes(
-        plan.model.ref, plan.grid.cell, plan.layout.dtype, threads=measure.threads
+        plan.model, plan.grid.cell, plan.layout.dtype, threads=measure.threads
     )
     print(json.dumps({**measured, "predicted": predicted}))
 """

@@ -218,3 +218,16 @@ def test_pyplot_is_never_imported(tmp_path: Path) -> None:
         "sys.exit('matplotlib.pyplot' in sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.png")], check=True)
+
+
+def test_the_colours_span_the_limits_and_the_bar_says_them() -> None:
+    image = full_example((1000.0, 1000.0))
+    heat = np.full((10, 10), 0.3, dtype=np.float32)
+    white = np.full((8, 8, 3), 255, dtype=np.uint8)
+    image = replace(image, thumbnail=white, heat=heat, tissue=None, limits=(0.1, 0.3))
+    figure = draw_overview(image)
+    box = figure.axes[1].get_window_extent()
+    middle = pixels(figure)[round((box.y0 + box.y1) / 2), round((box.x0 + box.x1) / 2)]
+    assert middle == pytest.approx([0.1 * 255 + 0.9 * each for each in (253, 231, 37)], abs=3)
+    labels = [text.get_text() for text in figure.axes[2].get_yticklabels()]
+    assert labels == ["0.1", "0.2", "0.3"]

@@ -40,6 +40,7 @@ _STACK_FROM_ASPECT = 2.2  # wider slides have their panels one above the other
 
 _INK, _FAINT = "#1a1a1a", "#b0b0b0"
 _HEAT_PIXELS = 1500  # a finer heat map or thumbnail shows no more at this size
+_HIGHEST_PERCENTILE = 99.5  # a few bright pixels must not make all others dark
 _OUTLINE_PIXELS = 1500  # a finer mask is thinned: lines cannot show more
 
 
@@ -48,7 +49,8 @@ class OverviewImage:
     """What an overview shows. Every array covers the whole slide, each at its own resolution.
 
     thumbnail: uint8 (y, x, 3).
-    heat: float32 (y, x) in 0..1; None draws the slide alone.
+    heat: float32 (y, x) scores; None draws the slide alone.
+    limits: the scores at the two ends of the colours; beyond them the end's colour is drawn.
     tissue: bool (y, x), drawn as an outline.
     width_um, height_um: the slide's extent; they alone decide shape and scale.
     title, subtitle: shortened in the middle when they do not fit.
@@ -65,31 +67,49 @@ class OverviewImage:
     channel: str
     subtitle: str = ""
     analysed: NDArray[np.bool_] | None = None
+    limits: tuple[float, float] = (0.0, 1.0)
 
 
 def export(stored: StoredSlide, slide: Slide, stem: Path) -> Path:
-    """Draw a slide's overview beside its store: ``<stem>.overview.png``."""
+    """Draw a slide's overview beside its store: ``<stem>.overview.png``.
+
+    A pixel of the heat map is the mean over all it covers, so that sparse objects are faint in
+    it; the colours span what is there, and the colour bar says what that is.
+    """
     level = next(i for i, each in enumerate(stored.outputs) if max(each.plane) <= _HEAT_PIXELS)
-    values = np.asarray(stored.levels[level][0], np.float32)
-    low, high = stored.value_range
+    heat = stored.as_scores(np.asarray(stored.levels[level][0]))
+    analysed = _analysed(stored, (heat.shape[0], heat.shape[1]))
     scale_y, scale_x = stored.placements[0].scale
     rows, columns = stored.outputs[0].plane
     path = stem.with_name(f"{stem.name}.overview.png")
     save_overview(
         OverviewImage(
             thumbnail=slide.thumbnail(_HEAT_PIXELS),
-            heat=(values - low) / (high - low),
+            heat=heat,
             tissue=stored.tissue,
             width_um=columns * scale_x,
             height_um=rows * scale_y,
             title=slide.name,
-            channel=stored.channels[0],
+            channel=f"{stored.channels[0]}, mean per pixel" if level else stored.channels[0],
             subtitle="" if stored.state == "done" else f"{len(stored.failures)} blocks failed",
-            analysed=_analysed(stored, (values.shape[0], values.shape[1])),
+            analysed=analysed,
+            limits=_limits(heat[analysed], stored.score_range),
         ),
         path,
     )
     return path
+
+
+def _limits(scores: NDArray[np.float32], score_range: tuple[float, float]) -> tuple[float, float]:
+    """Give the ends of the colours: the least score there can be, and nearly the highest there is.
+
+    At least a twentieth of the range, or noise would be drawn as findings.
+    """
+    low, high = score_range
+    if scores.size == 0:
+        return score_range
+    top = float(np.percentile(scores, _HIGHEST_PERCENTILE))
+    return (low, min(max(top, low + (high - low) / 20), high))
 
 
 def scale_bar_um(width_um: float) -> float:
@@ -141,7 +161,7 @@ def draw_overview(image: OverviewImage) -> Figure:
         _draw_slide(panel, image, np.stack([grey] * 3, axis=2))
         _draw_heat(panel, image, image.heat)
         bar = (_MARGIN + right + width + _GAP / 2, top + down, _COLOUR_BAR, height)
-        _draw_colour_bar(_axes(figure, bar), image.channel)
+        _draw_colour_bar(_axes(figure, bar), image.channel, image.limits)
     return figure
 
 
@@ -203,14 +223,16 @@ def _draw_heat(axes: Axes, image: OverviewImage, heat: NDArray[np.float32]) -> N
     if image.analysed is not None:
         hidden |= ~resample_mask(image.analysed, (heat.shape[0], heat.shape[1]))
     scores, extent = np.ma.masked_array(heat, hidden), (0, image.width_um, image.height_um, 0)
-    axes.imshow(scores, heat_colours(), extent=extent, aspect="auto", vmin=0, vmax=1)
+    low, high = image.limits
+    axes.imshow(scores, heat_colours(), extent=extent, aspect="auto", vmin=low, vmax=high)
 
 
-def _draw_colour_bar(axes: Axes, channel: str) -> None:
+def _draw_colour_bar(axes: Axes, channel: str, limits: tuple[float, float]) -> None:
     ramp = np.linspace(1, 0, 256)[:, np.newaxis]
     axes.imshow(ramp, heat_colours(), extent=(0, 1, 0, 1), aspect="auto", vmin=0, vmax=1)
     axes.yaxis.set(ticks_position="right", label_position="right")
-    axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
+    low, high = limits
+    axes.set_yticks([0, 0.5, 1], [f"{score:.2g}" for score in (low, (low + high) / 2, high)])
     axes.tick_params(labelsize=8, labelcolor=_INK, color=_FAINT, width=0.5, length=3)
     label = axes.set_ylabel(channel, fontsize=9, color=_INK)
     _fit(label, axes.get_window_extent().height / _DPI + _GAP)

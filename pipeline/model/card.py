@@ -20,7 +20,16 @@ from pipeline.describe import as_html, as_text
 from pipeline.errors import ModelError
 from pipeline.geometry import Frame
 
-__all__ = ["Card", "InputSpec", "Model", "ModelRef", "OutputSpec", "StitchSpec", "load_model"]
+__all__ = [
+    "Card",
+    "Footprint",
+    "InputSpec",
+    "Model",
+    "ModelRef",
+    "OutputSpec",
+    "StitchSpec",
+    "load_model",
+]
 
 BATCH_PIXELS = 2**18
 """Input pixels of one automatic batch: one patch of 512 px, four of 256 px."""
@@ -140,13 +149,22 @@ class ModelRef:
         return Frame(step=self.core, halo=self.halo)
 
 
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Memory a model takes, measured: its session, and each batch that is being run."""
+
+    session_bytes: int
+    running_bytes: int
+
+
 @dataclass(frozen=True)
 class Model:
-    """A card that agrees with its ONNX file, and the token of both."""
+    """A card that agrees with its ONNX file, the token of both, and what it was seen to take."""
 
     path: str
     card: Card
     ref: ModelRef
+    footprint: Footprint
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -188,8 +206,7 @@ def load_model(path: str | PathLike[str]) -> Model:
         raise ModelError(f"{source}: onnx: no file {onnx}; put it beside the card")
     digest = hashlib.sha256(onnx.read_bytes()).hexdigest()
     ref = _token(card, onnx, digest, batch_size(onnx, card))
-    check_card(source, ref)
-    return Model(str(source), card, ref)
+    return Model(str(source), card, ref, check_card(source, ref))
 
 
 def _card_path(path: str) -> Path:

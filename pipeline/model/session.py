@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from pipeline.errors import MissingExtraError, ModelError
 from pipeline.handles import Pool
+from pipeline.process import resident_bytes
 
 if TYPE_CHECKING:
-    from pipeline.model.card import Card, ModelRef
+    from pipeline.model.card import Card, Footprint, ModelRef
 
 __all__ = ["batch_size", "check_card", "run_batch", "runtime_version", "sessions"]
 
@@ -44,9 +45,16 @@ def batch_size(onnx: Path, card: Card) -> int:
     return max(1, min(BATCH_PIXELS // card.input.patch**2, MAX_BATCH))
 
 
-def check_card(card: Path, ref: ModelRef) -> None:
-    """Run the model once on an empty batch; `ModelError` where card and graph disagree."""
+def check_card(card: Path, ref: ModelRef) -> Footprint:
+    """Run the model once on an empty batch and give what memory that took.
+
+    Raises `ModelError` where card and graph disagree.
+    """
+    from pipeline.model.card import Footprint
+
+    before = resident_bytes()
     session = _open(ref.onnx)
+    opened = resident_bytes()
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1:
         found = ", ".join(node.name for node in inputs)
@@ -65,11 +73,18 @@ def check_card(card: Path, ref: ModelRef) -> None:
             f"{card}: input: the card's layout {ref.layout} and patch {ref.patch} give {asked}, "
             f"the graph takes {graph}"
         )
-    values = _run(session, ref, np.zeros(asked, np.float32))
-    given = values.shape
+    batch = np.zeros(asked, np.float32)
+    values = _run(session, ref, batch)
+    # The session's arena keeps what the batch took, so it can be seen afterwards.
+    ran = resident_bytes()
+    _check_output(card, ref, values.shape)
+    return Footprint(max(opened - before, 0), max(ran - opened, 0))
+
+
+def _check_output(card: Path, ref: ModelRef, given: tuple[int, ...]) -> None:
     sides = {ref.patch // ref.stride, ref.core // ref.stride}
     if (
-        values.ndim != 4
+        len(given) != 4
         or given[:2] != (ref.batch, ref.channels)
         or given[2] != given[3]
         or given[2] not in sides
@@ -130,6 +145,8 @@ def _open(onnx: str) -> Any:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = int(os.environ.get(THREADS_VARIABLE, "1"))
     options.inter_op_num_threads = 1
+    # Shapes never change, and yet the pattern costs a second arena as large as the first.
+    options.enable_mem_pattern = False
     # Idle workers must not burn the cores their neighbours need.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3

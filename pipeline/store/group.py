@@ -78,7 +78,6 @@ def begin(
                 "settings": dict(settings),
                 "provenance": dict(provenance),
                 "channels": list(layout.channels),
-                "range": list(layout.window),
             }
         }
     )

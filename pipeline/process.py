@@ -1,0 +1,86 @@
+"""What this process has: cores and memory, and what of it is in use."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import psutil
+
+__all__ = ["available_bytes", "cores", "resident_bytes", "return_freed_memory"]
+
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUPS = Path("/proc/self/cgroup")
+"""Where Linux says which control groups there are, and which of them this process is in."""
+
+_M_TRIM_THRESHOLD = -1  # malloc.h
+
+
+def cores() -> int:
+    """Give the processor cores this process may use: its affinity, not the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_bytes() -> int:
+    """Give the memory this process may use: the machine's, its cgroups' or its SLURM job's."""
+    return min([int(psutil.virtual_memory().total), *_cgroup_limits(), *_slurm_limits()])
+
+
+def resident_bytes() -> int:
+    """Give the memory in use, freed memory that the C library keeps not counted."""
+    gc.collect()
+    with _glibc() as libc:
+        libc.malloc_trim(0)
+    return int(psutil.Process().memory_info().rss)
+
+
+def return_freed_memory() -> None:
+    """Have the C library give large freed buffers back to the system at once, from now on.
+
+    glibc raises its threshold for that with every large buffer freed, and then keeps up to
+    hundreds of megabytes of blocks that are long done. Dask sets the same for its workers,
+    through the environment; this is for the process that is running already. Elsewhere than
+    on glibc nothing is done.
+    """
+    with _glibc() as libc:
+        libc.mallopt(_M_TRIM_THRESHOLD, 64 * 2**10)
+
+
+@contextlib.contextmanager
+def _glibc() -> Iterator[ctypes.CDLL]:
+    with contextlib.suppress(OSError, AttributeError):  # no such library, no such function
+        yield ctypes.CDLL("libc.so.6")
+
+
+def _cgroup_limits() -> Iterator[int]:
+    """Give the limits of the cgroups this process is in, and of those they are in."""
+    if not OWN_CGROUPS.is_file():
+        return
+    for line in OWN_CGROUPS.read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            root, name = CGROUPS, "memory.max"
+        elif "memory" in controllers.split(","):
+            root, name = CGROUPS / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        own = PurePosixPath(path)
+        for group in (own, *own.parents):
+            file = root / str(group).lstrip("/") / name
+            text = file.read_text().strip() if file.is_file() else ""
+            if text.isdigit():  # cgroup 2 says max where there is none
+                yield int(text)
+
+
+def _slurm_limits() -> Iterator[int]:
+    """Give what SLURM granted this job on this node; it need not enforce it by a cgroup."""
+    per_node, per_cpu = os.environ.get("SLURM_MEM_PER_NODE"), os.environ.get("SLURM_MEM_PER_CPU")
+    cpus = os.environ.get("SLURM_CPUS_ON_NODE", "1")
+    if per_node and per_node.isdigit() and int(per_node):
+        yield int(per_node) * 2**20
+    if per_cpu and per_cpu.isdigit() and cpus.isdigit():
+        yield int(per_cpu) * int(cpus) * 2**20

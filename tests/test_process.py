@@ -1,0 +1,100 @@
+"""The cores and the memory that are really this process's."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from pipeline import process
+from pipeline.process import available_bytes, cores, resident_bytes, return_freed_memory
+
+MIB, GIB = 2**20, 2**30
+UNLIMITED = 0x7FFFFFFFFFFFF000  # what cgroup 1 says
+SLURM = ("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "SLURM_CPUS_ON_NODE")
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine of 64 GiB whose control groups are under the path that is given."""
+    memory = psutil.virtual_memory()._replace(total=64 * GIB)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(process, "CGROUPS", tmp_path)
+    monkeypatch.setattr(process, "OWN_CGROUPS", tmp_path / "own")
+    for name in SLURM:
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def limit(machine: Path, group: str, text: str, name: str = "memory.max") -> None:
+    (machine / group).mkdir(parents=True, exist_ok=True)
+    (machine / group / name).write_text(f"{text}\n")
+
+
+def test_without_any_limit_it_is_the_machines(machine: Path) -> None:
+    assert available_bytes() == 64 * GIB
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        ({"": str(8 * GIB)}, 8),
+        ({"": "max", "system.slice/job": str(3 * GIB)}, 3),
+        ({"system.slice": str(2 * GIB), "system.slice/job": str(3 * GIB)}, 2),
+        ({"system.slice/job": "max"}, 64),
+        ({"system.slice/other": str(1 * GIB)}, 64),
+    ],
+)
+def test_the_least_limit_of_the_cgroups_around_a_process_counts(
+    groups: dict[str, str], expected: int, machine: Path
+) -> None:
+    (machine / "own").write_text("0::/system.slice/job\n")
+    for group, text in groups.items():
+        limit(machine, group, text)
+    assert available_bytes() == expected * GIB
+
+
+def test_cgroups_of_version_one_count_too(machine: Path) -> None:
+    (machine / "own").write_text("3:cpu:/a\n5:memory,pids:/slurm/job_1\n")
+    limit(machine, "memory", str(UNLIMITED), "memory.limit_in_bytes")
+    assert available_bytes() == 64 * GIB
+    limit(machine, "memory/slurm/job_1", str(5 * GIB), "memory.limit_in_bytes")
+    assert available_bytes() == 5 * GIB
+
+
+@pytest.mark.parametrize(
+    ("granted", "expected"),
+    [
+        ({"SLURM_MEM_PER_NODE": "4096"}, 4),
+        ({"SLURM_MEM_PER_NODE": "0"}, 64),  # all there is
+        ({"SLURM_MEM_PER_CPU": "1024", "SLURM_CPUS_ON_NODE": "6"}, 6),
+    ],
+)
+def test_what_slurm_granted_counts(
+    granted: dict[str, str], expected: int, machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in granted.items():
+        monkeypatch.setenv(name, text)
+    assert available_bytes() == expected * GIB
+
+
+def test_cores_are_those_of_the_affinity() -> None:
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+    assert cores() == len(before)
+
+
+def test_memory_in_use_rises_and_falls_with_what_is_held() -> None:
+    return_freed_memory()
+    before = resident_bytes()
+    held = [np.ones(MIB, np.uint8) for _ in range(64)]
+    assert resident_bytes() - before > 60 * MIB
+    held.clear()
+    assert resident_bytes() - before < 8 * MIB
