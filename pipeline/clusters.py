@@ -273,6 +273,7 @@ def _local_client(
             host="127.0.0.1",
             dashboard_address=None if dashboard == "none" else dashboard,
             env={THREADS_VARIABLE: str(share)},
+            preload=["pipeline.worker"],
         ) as started,
         Client(started) as client,
     ):

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = (
     ("errors", "geometry"),
-    ("describe", "readers", "lazy", "handles", "config", "runfile", "ngff", "process"),
+    ("describe", "readers", "lazy", "handles", "config", "runfile", "ngff", "process", "worker"),
     ("level", "slide", "model", "store", "objects"),
     ("tissue", "memory", "plan"),
     ("clusters", "results", "execute", "export", "demo"),

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -59,15 +60,18 @@ def shards(directory: Path, level: int = 0) -> set[str]:
     return {f"{path.parent.name}/{path.name}" for path in folder.glob("*/*") if path.name.isdigit()}
 
 
-def kill_when(process: subprocess.Popen[str], reached: object) -> None:
-    assert callable(reached)
+def kill_when(
+    process: subprocess.Popen[str], reached: Callable[[], object], how: int = signal.SIGKILL
+) -> None:
+    """Send a signal to the command and its workers, as a terminal does, and see the first end."""
     deadline = time.monotonic() + 60
     while not reached():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    os.killpg(process.pid, how)
+    if how == signal.SIGKILL:
+        process.communicate()
 
 
 def assert_same_arrays(one: Path, other: Path) -> None:
@@ -117,6 +121,20 @@ def test_a_killed_cluster_run_goes_on_in_threads(run_file: Path, tmp_path: Path)
     kill_when(process, lambda: len(shards(tmp_path)) >= 5)
     # Workers of a killed client end by themselves; what they still write is theirs to write.
     assert finish(run_file, tmp_path) <= BLOCKS - 5
+    assert_same_arrays(run_file.parent / "whole", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["threads", "local"])
+def test_ctrl_c_ends_with_one_line_and_the_run_goes_on_later(
+    kind: str, run_file: Path, tmp_path: Path
+) -> None:
+    process = start(run_file, tmp_path, f"cluster.kind={kind}")
+    kill_when(process, lambda: len(shards(tmp_path)) >= 1, signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, out
+    assert "Traceback" not in out
+    assert out.splitlines()[-1] == "interrupted: what is stored stays; run again to continue"
+    assert finish(run_file, tmp_path) < BLOCKS
     assert_same_arrays(run_file.parent / "whole", tmp_path)
 
 
