@@ -142,17 +142,28 @@ def run(
     return Summary(str(folder), tuple(outcomes), time.monotonic() - started)
 
 
-def dry_run(config: RunConfig, *, report: Report | None = None) -> Iterator[tuple[Job, Plan]]:
-    """Plan every slide of a run and give the plans; no output is touched.
+def dry_run(
+    config: RunConfig, *, report: Report | None = None
+) -> Iterator[tuple[Job, Plan | PipelineError]]:
+    """Plan every slide of a run and give the plans, or why there is none; no output is touched.
 
     Each slide's tissue is looked for, in this process.
     """
     report = report or Silence()
     make_demo(config, report)
-    model = load_model(config.model)
+    todo, model = jobs(config), load_model(config.model)
+    report.began(todo, None)
     with cluster("threads"):
-        for job in jobs(config):
-            yield job, _plan(config, model, job, report)
+        for job in todo:
+            report.slide(job)
+            yield job, _planned(config, model, job, report)
+
+
+def _planned(config: RunConfig, model: Model, job: Job, report: Report) -> Plan | PipelineError:
+    try:
+        return _plan(config, model, job, report)
+    except PipelineError as error:
+        return error
 
 
 def make_demo(config: RunConfig, report: Report) -> None:

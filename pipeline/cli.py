@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from pipeline.batch import Summary
     from pipeline.config import RunConfig
+    from pipeline.plan import Plan
 
 __all__ = ["main"]
 
@@ -180,29 +181,37 @@ def _dry_run(config: RunConfig) -> int:
         *("memory", "output", "files"),
     )
     rows: list[Sequence[str]] = [head]
+    refused = []
     with report_for(console) as report:
         for job, plan in plan_batch(config, report=report):
-            rows.append(
-                (
-                    job.slide_id,
-                    str(plan.level.index),
-                    f"{plan.layout.mpp[1] * plan.level.downsample[1]:.4g}",
-                    f"{plan.grid.cell} px",
-                    str(len(plan.todo)),
-                    str(plan.grid.size - len(plan.todo)),
-                    str(plan.patch_count),
-                    f"{plan.memory_bytes / 2**20:.0f} MiB",
-                    f"{plan.output_bytes / 2**20:.0f} MiB",
-                    str(plan.output_files),
-                )
-            )
+            if isinstance(plan, PipelineError):
+                refused.append(f"{job.slide_id}: would fail: {plan}")
+            else:
+                rows.append(_plan_row(job.slide_id, plan))
     console.print(_table(rows))
     console.print(
         "skipped blocks hold no tissue; memory is the predicted peak of a worker with one "
         "thread; output is before compression",
         highlight=False,
     )
-    return 0
+    for line in refused:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return INCOMPLETE if refused else 0
+
+
+def _plan_row(slide_id: str, plan: Plan) -> Sequence[str]:
+    return (
+        slide_id,
+        str(plan.level.index),
+        f"{plan.layout.mpp[1] * plan.level.downsample[1]:.4g}",
+        f"{plan.grid.cell} px",
+        str(len(plan.todo)),
+        str(plan.grid.size - len(plan.todo)),
+        str(plan.patch_count),
+        f"{plan.memory_bytes / 2**20:.0f} MiB",
+        f"{plan.output_bytes / 2**20:.0f} MiB",
+        str(plan.output_files),
+    )
 
 
 def _console() -> Console:

@@ -6,6 +6,9 @@ Each error is also the builtin a caller would expect, so ``except OSError`` arou
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Collection
+
 __all__ = [
     "ClusterError",
     "ConfigError",
@@ -16,6 +19,7 @@ __all__ = [
     "SlideError",
     "StaleStoreError",
     "StoreError",
+    "unknown_key",
 ]
 
 
@@ -53,3 +57,14 @@ class MemoryBudgetError(PipelineError, MemoryError):
 
 class MissingExtraError(PipelineError, ImportError):
     """An optional dependency that is not installed; the message names the extra."""
+
+
+def unknown_key(name: str, known: Collection[str]) -> str:
+    """Say that a key is not known, and which one was probably meant.
+
+    >>> unknown_key("tisue", ["slides", "tissue"])
+    'unknown key; did you mean tissue?'
+    """
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
+    return f"unknown key; {hint}"

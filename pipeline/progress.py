@@ -76,6 +76,7 @@ class Bars:
 
     def slide(self, job: Job) -> None:
         """See `pipeline.batch.Report`."""
+        self._leave_slide()
         self._stage = ""
         self._slide = self._progress.add_task(f"{job.slide_id}: looking for tissue", total=None)
         self._name = job.slide_id
@@ -96,14 +97,18 @@ class Bars:
 
     def ended(self, outcome: SlideOutcome) -> None:
         """See `pipeline.batch.Report`."""
-        if self._slide is not None:
-            self._progress.remove_task(self._slide)
-            self._slide = None
-        if self._total is not None:
-            self._progress.advance(self._total)
+        self._leave_slide()
         self._console.print(
             describe_outcome(outcome), highlight=False, markup=False, soft_wrap=True
         )
+
+    def _leave_slide(self) -> None:
+        if self._slide is None:
+            return
+        self._progress.remove_task(self._slide)
+        self._slide = None
+        if self._total is not None:
+            self._progress.advance(self._total)
 
 
 class Lines:
@@ -111,7 +116,7 @@ class Lines:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._slides = self._ended = 0
+        self._slides = self._begun = 0
         self._name = self._stage = ""
         self._since = self._told = time.monotonic()
 
@@ -130,7 +135,8 @@ class Lines:
     def slide(self, job: Job) -> None:
         """See `pipeline.batch.Report`."""
         self._name, self._stage = job.slide_id, ""
-        self._say(f"{job.slide_id}: slide {self._ended + 1} of {self._slides}")
+        self._begun += 1
+        self._say(f"{job.slide_id}: slide {self._begun} of {self._slides}")
 
     def blocks(self, stage: str, finished: int, total: int) -> None:
         """See `pipeline.batch.Report`."""
@@ -149,7 +155,6 @@ class Lines:
 
     def ended(self, outcome: SlideOutcome) -> None:
         """See `pipeline.batch.Report`."""
-        self._ended += 1
         self._say(describe_outcome(outcome))
 
     def _say(self, text: str) -> None:

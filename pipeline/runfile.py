@@ -6,7 +6,6 @@ allowed. The first two come from the file, the last from the field's type in `co
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from pipeline.config import LocalPath, RunConfig
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, unknown_key
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -201,9 +200,7 @@ def _locate(loc: tuple[int | str, ...]) -> tuple[type[BaseModel], list[str]]:
 def _problem(error: ErrorDetails, block: type[BaseModel], name: str) -> str:
     known = list(block.model_fields)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
-        return f"unknown key; {hint}"
+        return unknown_key(name, known)
     remedy = f"give {_allowed(block.model_fields[name])}"
     if error["type"] == "missing":
         return f"missing; {remedy}"

@@ -190,7 +190,7 @@ def test_a_dry_run_writes_nothing_and_says_what_the_run_then_does(
     assert (tree(tmp_path), tree(demo_slide.parent)) == before
     head, row = (
         [word for word in line.split() if word not in ("px", "MiB")]
-        for line in said.out.splitlines()[:2]
+        for line in said.out[said.out.index("slide  level") :].splitlines()[:2]
     )
     told = dict(zip(head, row, strict=True))
     predicted = []
@@ -295,11 +295,14 @@ def test_a_run_over_what_is_no_slide_says_so_in_a_line_and_goes_on(
     assert "1 of 2 slides done" in said.out
 
 
-def test_a_dry_run_over_what_is_no_slide_is_refused_in_a_line(
-    command: Command, run_file: Callable[..., Path], tmp_path: Path
+def test_a_dry_run_says_which_slide_would_fail_and_plans_the_others(
+    command: Command, run_file: Callable[..., Path], tmp_path: Path, demo_slide: Path
 ) -> None:
-    config = run_file(slides=str(tmp_path / "none.svs"))
-    assert "none.svs: no such file" in command("run", config, "--dry-run").refusal()
+    said = command("run", run_file(slides=[f"{tmp_path}/none.svs", str(demo_slide)]), "--dry-run")
+    assert (said.code, said.err) == (INCOMPLETE, "")
+    (line,) = [line for line in said.out.splitlines() if "would fail" in line]
+    assert line.startswith(f"none: would fail: {tmp_path}/none.svs: no such file; ")
+    assert re.search(r"^demo +0 +0\.5 +256 px ", said.out, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

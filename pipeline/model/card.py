@@ -11,14 +11,17 @@ from dataclasses import dataclass
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.describe import as_html, as_text
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, unknown_key
 from pipeline.geometry import Frame
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 __all__ = [
     "Card",
@@ -245,12 +248,27 @@ def _read_card(path: Path) -> Card:
     try:
         return Card.model_validate(raw)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in e['loc']) or 'card'}: "
-            f"{e['msg'].removeprefix('Value error, ')} (given {e['input']!r:.60})"
-            for e in error.errors(include_url=False)
-        )
+        problems = "; ".join(_problem(each) for each in error.errors(include_url=False))
         raise ModelError(f"{path}: {problems}") from error
+
+
+def _problem(error: ErrorDetails) -> str:
+    """Say one thing wrong with a card: where, what, what was given or was meant."""
+    where = ".".join(str(part) for part in error["loc"]) or "card"
+    if error["type"] == "extra_forbidden":
+        *parents, name = map(str, error["loc"])
+        return f"{where}: {unknown_key(name, _BLOCKS[parents[0]] if parents else _KEYS)}"
+    if error["type"] == "missing":
+        return f"{where}: missing"
+    return f"{where}: {error['msg'].removeprefix('Value error, ')} (given {error['input']!r:.60})"
+
+
+_KEYS = tuple(Card.model_fields)
+_BLOCKS = {
+    "input": tuple(InputSpec.model_fields),
+    "outputs": tuple(OutputSpec.model_fields),
+    "stitch": tuple(StitchSpec.model_fields),
+}
 
 
 def _token(card: Card, onnx: Path, digest: str, batch: int) -> ModelRef:

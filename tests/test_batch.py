@@ -1,0 +1,134 @@
+"""Many slides: what goes wrong with one stays with one, and the summary says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pipeline
+from pipeline.batch import Silence, SlideOutcome, dry_run
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.manifest import Job
+from pipeline.plan import Plan
+from pipeline.runfile import load_config
+from tests.toys import noise
+
+
+class Noted(Silence):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[Any] = []
+
+    def began(self, jobs: Sequence[Job], dashboard: str | None) -> None:  # noqa: ARG002
+        self.told.append([job.slide_id for job in jobs])
+
+    def slide(self, job: Job) -> None:
+        self.told.append(job.slide_id)
+
+    def blocks(self, stage: str, finished: int, total: int) -> None:
+        self.told.append((stage, finished, total))
+
+    def ended(self, outcome: SlideOutcome) -> None:
+        self.told.append(outcome.state)
+
+
+@pytest.fixture
+def run_file(
+    tmp_path: Path, write_tiff: Callable[..., Path], toy_model: Callable[..., Path]
+) -> Path:
+    slides = tmp_path / "slides"
+    slides.mkdir()
+    write_tiff(slides / "a.tiff", noise(300, 500))
+    (slides / "b.tiff").write_text("not a slide")
+    write_tiff(slides / "c.tiff", noise(200, 200), mpp=None)
+    write_tiff(slides / "d.tiff", noise(600, 200))
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        f"slides: slides\n"
+        f"model: {toy_model('per_patch')}\n"
+        f"output: {{block: 256}}\n"
+        f"tissue: {{method: none}}\n"
+        f"cluster: {{kind: threads}}\n"
+    )
+    return path
+
+
+def test_a_slide_that_fails_is_named_with_its_reason_and_the_others_are_done(
+    run_file: Path, tmp_path: Path
+) -> None:
+    report = Noted()
+    summary = pipeline.run(run_file, report=report)
+    assert [outcome.state for outcome in summary.outcomes] == ["done", "failed", "failed", "done"]
+    assert not summary.complete
+    broken, unscaled = summary.outcomes[1:3]
+    assert "b.tiff: not a slide" in broken.reason
+    assert "resolution.assume_mpp" in unscaled.reason
+    assert list(pipeline.open_results(tmp_path / "results")) == ["a", "d"]
+    assert report.told[0] == ["a", "b", "c", "d"]
+    assert report.told[1:4] == ["a", ("blocks", 1, 4), ("blocks", 2, 4)]
+    assert report.told[-1] == "done"
+
+
+def test_stop_ends_at_the_first_slide_that_fails(run_file: Path) -> None:
+    summary = pipeline.run(run_file, ["on_error=stop"])
+    assert [outcome.state for outcome in summary.outcomes] == ["done", "failed"]
+
+
+def test_an_assumed_scale_is_used_said_and_recorded(run_file: Path, tmp_path: Path) -> None:
+    report = Noted()
+    overrides = [
+        "resolution={missing: assume, assume_mpp: 0.5}",
+        "slides=" + str(tmp_path / "slides/c.tiff"),
+    ]
+    assert pipeline.run(run_file, overrides, report=report).complete
+    assert report.notes == ["c: its um per pixel are assumed: 0.5"]
+    stored = pipeline.open_results(tmp_path / "results")["c"]
+    assert stored.provenance["slide"]["mpp_source"] == "assumed"
+    assert stored.placements[0].scale == (16.0, 16.0)
+
+
+def test_a_model_made_for_another_scale_is_said(
+    run_file: Path, toy_model: Any, tmp_path: Path
+) -> None:
+    report = Noted()
+    overrides = [
+        f"model={toy_model('per_patch', mpp=0.25)}",
+        f"slides={tmp_path / 'slides/a.tiff'}",
+    ]
+    pipeline.run(run_file, overrides, report=report)
+    (note,) = report.notes
+    assert "made for 0.25 um/px" in note
+    assert "level 0 has 0.5" in note
+
+
+def test_the_resolved_run_file_is_kept_and_runs_again(run_file: Path, tmp_path: Path) -> None:
+    pipeline.run(run_file, ["output.dtype=float32"])
+    kept = tmp_path / "results" / "config.yaml"
+    assert load_config(kept) == load_config(run_file, ["output.dtype=float32"])
+    again = pipeline.run(kept)
+    assert [outcome.computed for outcome in again.outcomes] == [0, 0, 0, 0]
+
+
+def test_nothing_is_begun_where_the_model_or_the_slides_are_wrong(
+    run_file: Path, tmp_path: Path
+) -> None:
+    for override in ("model=builtin:none", "slides=none/*.svs"):
+        with pytest.raises(PipelineError):
+            pipeline.run(run_file, [override])
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_dry_run_plans_what_it_can_and_says_what_would_fail(run_file: Path) -> None:
+    planned = [plan for _, plan in dry_run(load_config(run_file))]
+    assert [isinstance(plan, Plan) for plan in planned] == [True, False, False, True]
+    assert "not a slide" in str(planned[1])
+
+
+def test_a_run_file_that_cannot_be_meant_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        pipeline.run(tmp_path / "none.yaml")
