@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,9 @@ __all__ = ["main"]
 
 INCOMPLETE, REFUSED, INTERRUPTED = 1, 2, 130
 """Exit codes: something is not done; nothing was begun; Ctrl-C."""
+
+_LOG_COLUMNS = 160
+"""Width where no terminal has one: a file's lines need not be broken."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -66,7 +70,7 @@ def inspect(slide: str, properties: bool) -> None:
 
     console = _console()
     opened = open_slide(slide)
-    facts = Table(show_header=False, box=None)
+    facts = Table(show_header=False, box=None, pad_edge=False)
     for key, text in opened.facts().items():
         facts.add_row(key, Text(text))
     console.print(facts)
@@ -193,6 +197,7 @@ def _dry_run(config: RunConfig) -> int:
         "skipped blocks hold no tissue; memory is the predicted peak of a worker with one "
         "thread; output is before compression",
         highlight=False,
+        soft_wrap=True,
     )
     for line in refused:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -217,14 +222,17 @@ def _plan_row(slide_id: str, plan: Plan) -> Sequence[str]:
 def _console() -> Console:
     from rich.console import Console
 
-    return Console()
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _LOG_COLUMNS
+    return console
 
 
 def _table(rows: Sequence[Sequence[str]]) -> object:
     from rich.table import Table
 
     head, *body = rows
-    table = Table(box=None, pad_edge=False, padding=(0, 1))
+    table = Table(box=None, pad_edge=False, padding=(0, 1), collapse_padding=True)
     for number, column in enumerate(head):
         first = number == 0
         table.add_column(

@@ -164,23 +164,26 @@ class Slide:
             "reader": self.ref.reader,
         }
 
-    def level_table(self) -> list[tuple[str, str, str, str]]:
-        """Say per level, under a head: index, width x height, downsample, tile."""
+    def level_table(self) -> list[tuple[str, ...]]:
+        """Say per level, under a head: index, width x height, downsample, um per pixel, tile."""
+        mpp = self.metadata.mpp
         rows = [
             (
                 str(i),
                 f"{info.shape[1]} x {info.shape[0]}",
                 f"{info.downsample[1]:g}",
+                "unknown" if mpp is None else f"{mpp.x * info.downsample[1]:.4g}",
                 f"{info.tile[1]} x {info.tile[0]}",
             )
             for i, info in enumerate(self.metadata.levels)
         ]
-        return [("level", "size", "downsample", "tile"), *rows]
+        return [("level", "size", "downsample", "um/px", "tile"), *rows]
 
     def __repr__(self) -> str:
         _, *rows = self.level_table()
         lines = [
-            f"level {i}: {size}, downsample {down}, tiles {tile}" for i, size, down, tile in rows
+            f"level {i}: {size}, downsample {down}, {mpp} um/px, tiles {tile}"
+            for i, size, down, mpp, tile in rows
         ]
         return as_text(f"Slide {self.name}", self.facts(), lines)
 

@@ -255,7 +255,8 @@ def test_a_scale_may_be_assumed_and_then_says_so(demo: Slide) -> None:
 
 def test_the_repr_says_the_facts_and_every_level(demo: Slide) -> None:
     text = repr(demo)
-    for value in ("Slide demo", "aperio", "1500 x 1200 px", "level 1: 375 x 300, downsample 4"):
+    level = "level 1: 375 x 300, downsample 4, 2 um/px"
+    for value in ("Slide demo", "aperio", "1500 x 1200 px", level):
         assert value in text
 
 

@@ -1,0 +1,80 @@
+"""The main job on a real slide with a real model, against the model run on the region at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import openslide
+import pytest
+import yaml
+from numpy.typing import NDArray
+from PIL import Image
+
+import pipeline
+from pipeline.geometry import Box
+from tests.toys import read_directly
+
+HALO, PATCH = 96, 512  # what the network sees of a pixel's surroundings, and 320 that are kept
+KEPT = Box(6080, 5120, 4 * 320, 3 * 320)  # whole patches, deep in the tissue
+MASK_STEP = 64
+
+
+@pytest.fixture
+def run_file(shared_data: Path, tmp_path: Path) -> Path:
+    """A run over `KEPT` alone, by a mask of the user's own; its card is DESIGN's for this model."""
+    slide = shared_data / "slides" / "erosion-HE.svs"
+    with openslide.OpenSlide(slide) as opened:
+        width, height = opened.dimensions
+    mask = np.zeros((-(-height // MASK_STEP), -(-width // MASK_STEP)), np.uint8)
+    mask[KEPT.divided(MASK_STEP).within(Box(0, 0, *mask.shape))] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    card = {
+        "name": "nuclei-seed",
+        "onnx": str(shared_data / "models" / "instanseg_brightfield_seed.onnx"),
+        "input": {"patch": PATCH},
+        "mpp": 0.5,
+        "outputs": [{"name": "seed", "channels": ["nucleus"]}],
+        "stitch": {"halo": HALO},
+    }
+    (tmp_path / "card.yaml").write_text(yaml.safe_dump(card))
+    run = {
+        "slides": str(slide),
+        "model": "card.yaml",
+        "tissue": {"method": "mask", "mask": "mask.png"},
+        "cluster": {"kind": "local", "workers": 2, "dashboard": "none"},
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
+    return tmp_path / "run.yaml"
+
+
+@pytest.mark.slow
+def test_stored_scores_of_a_real_slide_equal_the_model_run_on_the_whole_region(
+    run_file: Path, shared_data: Path
+) -> None:
+    assert pipeline.run(run_file).complete
+    stored = pipeline.open_results(run_file.parent / "results")["erosion-HE"]
+    kept = KEPT.within(Box(0, 0, *stored.outputs[0].plane))
+    scores = stored.levels[0][0][kept].compute(scheduler="synchronous")
+    expected = at_once(shared_data, KEPT)
+    assert np.ptp(expected) > 0.9
+    assert np.abs(scores / np.float32(255) - expected).max() <= 0.5 / 255 + 1e-5
+    # A shift by one pixel is no rounding: the comparison can tell.
+    assert np.abs(scores[1:] / np.float32(255) - expected[:-1]).max() > 0.1
+    assert not stored.levels[0][0, :1920, :1920].compute(scheduler="synchronous").any()
+
+
+def at_once(shared_data: Path, box: Box) -> NDArray[np.float32]:
+    """Give the scores of ``box`` from one call, without any of this package's code."""
+    outer = box.expanded(HALO)
+    region = (outer.x, outer.y, outer.width, outer.height)
+    rgb = read_directly(shared_data / "slides" / "erosion-HE.svs", 0, region)
+    session = onnxruntime.InferenceSession(
+        shared_data / "models" / "instanseg_brightfield_seed.onnx",
+        providers=["CPUExecutionProvider"],
+    )
+    image = (rgb.transpose(2, 0, 1)[None] / 255).astype(np.float32)
+    (scores,) = session.run(None, {"image": image})
+    inner: NDArray[np.float32] = scores[0, 0][box.within(outer)]
+    return inner
