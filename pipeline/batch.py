@@ -19,7 +19,7 @@ from pipeline.manifest import Job, jobs
 from pipeline.model import Model, load_model
 from pipeline.plan import Options, Plan, plan_slide
 from pipeline.provenance import notes, provenance
-from pipeline.results import ENDING, open_results
+from pipeline.results import ENDING, open_stored
 from pipeline.runfile import dump_config, load_config
 from pipeline.slide import Slide, open_slide
 from pipeline.store import Coverage
@@ -214,7 +214,7 @@ def _run_one(config: RunConfig, model: Model, job: Job, report: Report) -> Slide
         computed=outcome.computed,
         seconds=time.monotonic() - started,
         reason=f"{len(reasons)} blocks failed; {reasons[0]}" if reasons else "",
-        made=(plan.path, *_export(config, plan, job)),
+        made=(plan.path, *_export(config, plan)),
     )
 
 
@@ -258,11 +258,12 @@ def _opened(config: RunConfig, job: Job) -> Slide:
     )
 
 
-def _export(config: RunConfig, plan: Plan, job: Job) -> tuple[str, ...]:
+def _export(config: RunConfig, plan: Plan) -> Iterator[str]:
     from pipeline.export import export
 
-    stored = open_results(config.output.directory)[job.slide_id]
-    return tuple(export(kind, stored, plan.slide) for kind in config.export)
+    stored = open_stored(Path(plan.path))
+    if stored is not None:  # it has just been committed
+        yield from (export(kind, stored, plan.slide) for kind in config.export)
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import gc
 import os
@@ -10,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import psutil
+from dask.system import cpu_count
 
 __all__ = ["available_bytes", "cores", "resident_bytes", "return_freed_memory"]
 
@@ -21,8 +21,8 @@ _M_TRIM_THRESHOLD = -1  # malloc.h
 
 
 def cores() -> int:
-    """Give the processor cores this process may use: its affinity, not the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Give the processor cores this process may use: its affinity's and its cgroup's."""
+    return int(cpu_count())
 
 
 def available_bytes() -> int:
@@ -33,7 +33,8 @@ def available_bytes() -> int:
 def resident_bytes() -> int:
     """Give the memory in use, freed memory that the C library keeps not counted."""
     gc.collect()
-    with _glibc() as libc:
+    libc = _glibc()
+    if libc is not None:
         libc.malloc_trim(0)
     return int(psutil.Process().memory_info().rss)
 
@@ -46,14 +47,16 @@ def return_freed_memory() -> None:
     through the environment; this is for the process that is running already. Elsewhere than
     on glibc nothing is done.
     """
-    with _glibc() as libc:
+    libc = _glibc()
+    if libc is not None:
         libc.mallopt(_M_TRIM_THRESHOLD, 64 * 2**10)
 
 
-@contextlib.contextmanager
-def _glibc() -> Iterator[ctypes.CDLL]:
-    with contextlib.suppress(OSError, AttributeError):  # no such library, no such function
-        yield ctypes.CDLL("libc.so.6")
+def _glibc() -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL("libc.so.6")
+    except OSError:  # macOS, Windows, musl
+        return None
 
 
 def _cgroup_limits() -> Iterator[int]:

@@ -27,7 +27,7 @@ from pipeline.store import (
     stored_outputs,
 )
 
-__all__ = ["Results", "StoredSlide", "open_results"]
+__all__ = ["ENDING", "Results", "StoredSlide", "open_results", "open_stored", "safe_id"]
 
 ENDING = ".zarr"
 
@@ -165,15 +165,17 @@ def open_results(directory: str | PathLike[str]) -> Results:
     folder = Path(directory).expanduser().absolute()
     if not folder.is_dir():
         raise StoreError(f"{folder}: no such directory; run first, or check the path")
-    found: dict[str, StoredSlide] = {}
-    for path in sorted(folder.glob(f"*{ENDING}")):
-        seen = look(str(path))
-        if seen is not None:
-            slide_id = path.name.removesuffix(ENDING)
-            found[slide_id] = StoredSlide(slide_id, str(path), seen)
+    stored = [open_stored(path) for path in sorted(folder.glob(f"*{ENDING}"))]
+    found = {slide.slide_id: slide for slide in stored if slide is not None}
     if not found:
         raise StoreError(f"{folder}: holds no results (*{ENDING}); check the path")
     return Results(str(folder), found)
+
+
+def open_stored(path: Path) -> StoredSlide | None:
+    """Open one slide's store; None where nothing is yet. `StoreError` where it is not ours."""
+    seen = look(str(path))
+    return None if seen is None else StoredSlide(path.name.removesuffix(ENDING), str(path), seen)
 
 
 def safe_id(name: str) -> str:

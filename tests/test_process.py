@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 
@@ -98,3 +99,12 @@ def test_memory_in_use_rises_and_falls_with_what_is_held() -> None:
     assert resident_bytes() - before > 60 * MIB
     held.clear()
     assert resident_bytes() - before < 8 * MIB
+
+
+def test_without_glibc_memory_is_measured_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    return_freed_memory()
+    assert resident_bytes() > MIB

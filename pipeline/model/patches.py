@@ -37,15 +37,12 @@ def predict_block(
     o_box = l_box.divided(model.stride)
     scores = np.full((model.channels, *o_box.shape), model.value_range[0], np.float32)
     for first in range(0, len(todo), model.batch):
-        chosen = todo[first : first + model.batch]
-        boxes = [patches.whole(patch).expanded(model.halo) for patch in chosen]
-        kept = _crop(run_batch(model, _batch(rgb, l_outer, boxes, model)), model)
-        for patch, values in zip(chosen, kept, strict=False):
-            o_patch = patches.whole(patch).divided(model.stride)
-            o_part = o_patch.intersection(o_box)
-            scores[(slice(None), *o_part.within(o_box))] = values[
-                (slice(None), *o_part.within(o_patch))
-            ]
+        chosen = [patches.whole(patch) for patch in todo[first : first + model.batch]]
+        o_chosen = [box.divided(model.stride) for box in chosen]
+        given = [box.expanded(model.halo) for box in chosen]
+        # Unnamed, so that neither input nor output of a batch is held while the next one is run:
+        # the runtime's arena would grow for it.
+        _place(run_batch(model, _batch(rgb, l_outer, given, model)), o_chosen, scores, o_box)
     return scores
 
 
@@ -112,8 +109,16 @@ def _batch(
     return np.ascontiguousarray(batch)
 
 
-def _crop(values: NDArray[np.float32], model: ModelRef) -> NDArray[np.float32]:
-    """Cut the halo off, unless the graph gives the middle only."""
-    side = model.core // model.stride
-    margin = (values.shape[-1] - side) // 2
-    return values[..., margin : margin + side, margin : margin + side]
+def _place(
+    values: NDArray[np.float32], chosen: Sequence[Box], scores: NDArray[np.float32], o_box: Box
+) -> None:
+    """Put a batch's output into ``scores``, which cover ``o_box``.
+
+    What is kept of each patch is the middle of its values, as large as its box in ``chosen``;
+    a graph may give the middle only.
+    """
+    margin = (values.shape[-1] - chosen[0].height) // 2
+    for box, patch in zip(chosen, values, strict=False):
+        part = box.intersection(o_box)
+        rows, columns = part.within(box.expanded(margin))
+        scores[(slice(None), *part.within(o_box))] = patch[:, rows, columns]
