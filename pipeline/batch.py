@@ -132,7 +132,8 @@ def run(
         ) from error
     outcomes = []
     with _cluster_of(config) as client:
-        report.began(todo, getattr(client, "dashboard_link", None) or None)
+        shown = client is not None and config.cluster.dashboard != "none"
+        report.began(todo, client.dashboard_link if shown else None)
         for job in todo:
             report.slide(job)
             outcomes.append(_contained(config, model, job, report))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ _LOG_COLUMNS = 160
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; one clear line and an exit code for whatever goes wrong."""
+    warnings.formatwarning = _warning_line
     try:
         code = cli.main(arguments, prog_name="wsi-pipeline", standalone_mode=False)
     except click.ClickException as error:
@@ -43,6 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         click.echo(f"error: {error}", err=True)
         sys.exit(REFUSED)
     sys.exit(code)
+
+
+def _warning_line(message: Warning | str, *_: object, **__: object) -> str:
+    return f"warning: {' '.join(str(message).split())}\n"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

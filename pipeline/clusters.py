@@ -189,6 +189,7 @@ class Distributed:
         return workers
 
 
+_ANY_PORT = "127.0.0.1:0"
 _LEAST_WINDOW = 64
 _TASKS_PER_THREAD = 8
 
@@ -272,6 +273,8 @@ def _local_client(
             memory_limit=available_bytes() // processes if memory_limit == "auto" else memory_limit,
             host="127.0.0.1",
             dashboard_address=None if dashboard == "none" else dashboard,
+            # Without a dashboard distributed would still listen on 8787, for its health checks.
+            scheduler_kwargs={"dashboard_address": _ANY_PORT} if dashboard == "none" else {},
             env={THREADS_VARIABLE: str(share)},
             preload=["pipeline.worker"],
         ) as started,

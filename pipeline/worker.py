@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import signal
+
+from pipeline import errors
 
 __all__ = ["dask_setup"]
 
 
 def dask_setup(_worker: object) -> None:
-    """Leave Ctrl-C to the client: a terminal sends it to the workers too.
+    """Leave to the client what the client does: end on Ctrl-C, and tell what failed.
 
-    The client ends them when it is done with them; two reactions would print a traceback
-    from each.
+    A terminal sends Ctrl-C to the workers too; two reactions would print a traceback from each.
+    And a block that fails as foreseen is counted, named and tried again by the client; its
+    traceback in the terminal would say the same less clearly, twice. Anything unforeseen is
+    still logged.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.getLogger("distributed.worker").addFilter(_unforeseen)
+
+
+def _unforeseen(record: logging.LogRecord) -> bool:
+    if not str(record.msg).startswith("Compute Failed"):
+        return True
+    shown = [arg.partition("(")[0] for arg in record.args or () if isinstance(arg, str)]
+    return not _FORESEEN.intersection(shown)
+
+
+_FORESEEN = frozenset(name for name in errors.__all__ if name.endswith("Error"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import dask
@@ -112,17 +114,33 @@ def test_the_scheduler_in_force_is_the_one_dask_would_use(client: Client) -> Non
         assert scheduler_in_force().threads == 4
 
 
-def test_a_local_cluster_listens_on_loopback_only(client: Client) -> None:
-    assert client.dashboard_link.startswith("http://127.0.0.1:")
+def listening() -> set[tuple[str, int]]:
+    """Give the addresses at which this process and its workers listen."""
     me = psutil.Process()
-    listening = [
+    return {
         connection.laddr
         for process in (me, *me.children(recursive=True))
         for connection in process.net_connections()
         if connection.status == psutil.CONN_LISTEN
-    ]
-    assert listening
-    assert {address.ip for address in listening} == {"127.0.0.1"}
+    }
+
+
+def test_a_local_cluster_listens_on_loopback_only(client: Client) -> None:
+    assert client.dashboard_link.startswith("http://127.0.0.1:")
+    assert {host for host, _ in listening()} == {"127.0.0.1"}
+
+
+def test_without_a_dashboard_its_port_is_left_to_others() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 8787)) if port_is_free(8787) else nullcontext(),
+        cluster("local", workers=1, dashboard="none"),  # a warning of a taken port is an error
+    ):
+        assert {host for host, _ in listening()} == {"127.0.0.1"}
+
+
+def port_is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def test_workers_share_the_memory_and_the_cores(client: Client) -> None:
