@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, PipelineError, SlideError
 from pipeline.execute import find_tissue
 from pipeline.execute import run as run_plan
+from pipeline.geometry import Index
 from pipeline.manifest import Job, jobs
 from pipeline.model import Model, load_model
 from pipeline.plan import Options, Plan, plan_slide
@@ -205,7 +206,6 @@ def _run_one(config: RunConfig, model: Model, job: Job, report: Report) -> Slide
     started = time.monotonic()
     plan = _plan(config, model, job, report)
     outcome = run_plan(plan, provenance(plan), report.blocks)
-    reasons = [f"block {index}: {reason}" for index, reason in sorted(outcome.failures.items())]
     return SlideOutcome(
         job,
         "done" if outcome.complete else "partial",
@@ -214,9 +214,18 @@ def _run_one(config: RunConfig, model: Model, job: Job, report: Report) -> Slide
         failed=outcome.count(Coverage.FAILED),
         computed=outcome.computed,
         seconds=time.monotonic() - started,
-        reason=f"{len(reasons)} blocks failed; {reasons[0]}" if reasons else "",
+        reason=_first_of(outcome.failures),
         made=(plan.path, *_export(config, plan)),
     )
+
+
+def _first_of(failures: Mapping[Index, str]) -> str:
+    """Give the first reason, and how many more there are; the store has them all."""
+    if not failures:
+        return ""
+    first = min(failures)
+    more = f"; and {len(failures) - 1} more" if len(failures) > 1 else ""
+    return f"block {first}: {failures[first]}{more}"
 
 
 def _plan(config: RunConfig, model: Model, job: Job, report: Report) -> Plan:
