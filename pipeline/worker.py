@@ -14,19 +14,23 @@ def dask_setup(_worker: object) -> None:
     """Leave to the client what the client does: end on Ctrl-C, and tell what failed.
 
     A terminal sends Ctrl-C to the workers too; two reactions would print a traceback from each.
-    And a block that fails as foreseen is counted, named and tried again by the client; its
-    traceback in the terminal would say the same less clearly, twice. Anything unforeseen is
-    still logged.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.getLogger("distributed.worker").addFilter(_unforeseen)
 
 
 def _unforeseen(record: logging.LogRecord) -> bool:
-    if not str(record.msg).startswith("Compute Failed"):
-        return True
-    shown = [arg.partition("(")[0] for arg in record.args or () if isinstance(arg, str)]
-    return not _FORESEEN.intersection(shown)
+    """Say whether a worker's log has something that the client does not tell, or better.
+
+    A block that fails as foreseen is counted, named and tried again by the client; its traceback
+    in the terminal would say the same less clearly, twice. And a heartbeat that meets the
+    scheduler's end is no news: the scheduler lives in the client, which is closing its cluster.
+    """
+    message = str(record.msg)
+    if message.startswith("Compute Failed"):
+        shown = [arg.partition("(")[0] for arg in record.args or () if isinstance(arg, str)]
+        return not _FORESEEN.intersection(shown)
+    return not message.startswith("Failed to communicate with scheduler during heartbeat")
 
 
 _FORESEEN = frozenset(name for name in errors.__all__ if name.endswith("Error"))

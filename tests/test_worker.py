@@ -67,4 +67,6 @@ def test_a_worker_still_logs_what_nobody_foresaw(logged: Callable[..., list[str]
     assert logged(failed, ("write-a", 0, 0), "executing", "ZeroDivisionError('x')")
     assert logged(failed, ("write-a", 0, 0), "executing", "OSError('SlideError(3)')")
     assert logged("Worker is at %d%% memory usage", 91)
+    assert logged("Unexpected exception during heartbeat. Closing worker.")
     assert not logged(failed, ("write-a", 0, 0), "executing", "SlideError('a.svs: broken')")
+    assert not logged("Failed to communicate with scheduler during heartbeat.")

@@ -91,9 +91,7 @@ def export(stored: StoredSlide, slide: Slide, stem: Path) -> Path:
             height_um=rows * scale_y,
             title=slide.name,
             channel=f"{stored.channels[0]}, mean per pixel" if level else stored.channels[0],
-            subtitle=""
-            if stored.state == "done"
-            else f"failed blocks: {len(stored.failures)}",
+            subtitle="" if stored.state == "done" else f"failed blocks: {len(stored.failures)}",
             analysed=analysed,
             limits=_limits(heat[analysed], stored.score_range),
         ),
