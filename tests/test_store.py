@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -198,11 +200,11 @@ def test_an_uncommitted_store_is_visibly_unfinished(tmp_path: Path) -> None:
     stored = open_results(tmp_path)["a"]
     assert stored.state == "unfinished"
     assert "ome" not in zarr.open_group(stored.path, mode="r").attrs
+    with pytest.raises(StoreError, match="is not finished; run again"):
+        _ = stored.placements
 
 
 def test_a_store_made_anew_with_other_blocks_is_written_with_those(tmp_path: Path) -> None:
-    import shutil
-
     array = begun(tmp_path / "a.zarr")
     array.write(Box(0, 0, 256, 256), np.ones((2, 256, 256), np.uint8))
     shutil.rmtree(tmp_path / "a.zarr")
@@ -219,11 +221,48 @@ def _fields(layout: Layout) -> dict[str, Any]:
     return {name: getattr(layout, name) for name in layout.__dataclass_fields__}
 
 
-@pytest.mark.parametrize("make", ["file", "folder", "zarr"])
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("zarr.json", b""),
+        ("zarr.json", b'{"zarr_format": 3, "node_type": "group", "attributes": 7}'),
+        ("0/zarr.json", b"{"),
+        ("0/zarr.json", None),
+        ("0/c/0/0/0", b"half a shard"),
+        ("coverage/zarr.json", None),
+    ],
+)
+def test_a_damaged_store_is_named_with_what_to_do(
+    file: str, content: bytes | None, plan: Plan, tmp_path: Path
+) -> None:
+    path = tmp_path / "demo.zarr"
+    shutil.copytree(plan.path, path)
+    victim = path / file
+    if content is None:
+        victim.unlink()
+    else:
+        victim.write_bytes(content)
+    # What the first block's parents are made from is all needed again.
+    (path / "0" / "c" / "0" / "0" / "1").unlink()
+    again = replace(plan, path=str(path))
+    with cluster("threads"), pytest.raises(StoreError) as caught:
+        run(again)
+    message = str(caught.value)
+    assert message.startswith(str(path))
+    assert ": damaged: " in message
+    assert message.endswith("; remove the store and run again")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("make", ["file", "folder", "zarr", "array", "attribute"])
 def test_something_else_at_the_path_is_left_alone(make: str, tmp_path: Path) -> None:
     path = tmp_path / "a.zarr"
     if make == "zarr":
         zarr.create_group(path)
+    elif make == "array":
+        zarr.create_array(path, shape=(3,), dtype="uint8")
+    elif make == "attribute":
+        zarr.create_group(path, attributes={"wsi_pipeline": 3})
     elif make == "folder":
         path.mkdir()
         (path / "thesis.txt").write_text("do not lose")
@@ -260,6 +299,9 @@ def test_a_disk_that_refuses_gives_one_clear_error(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("zarr.storage._local._put", full)
-    with pytest.raises(StoreError, match=r"a\.zarr/0: cannot write: .*No space left"):
+    with pytest.raises(
+        StoreError,
+        match=r"a\.zarr/0: cannot be read or written: .*No space left",
+    ):
         array.write(Box(0, 0, 256, 256), np.ones((2, 256, 256), np.uint8))
     assert done(array) == set()

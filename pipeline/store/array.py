@@ -14,6 +14,7 @@ from zarr.core.sync import sync
 from pipeline.errors import StoreError
 from pipeline.geometry import Box, Index, Shape
 from pipeline.handles import Pool
+from pipeline.store.damage import tells_the_store
 from pipeline.store.layout import Layout
 
 __all__ = ["StoredArray", "done", "drop", "halve", "keys", "outputs"]
@@ -56,6 +57,7 @@ class StoredArray:
         """Channels, rows and columns of one shard."""
         return (self.channels, self.block, self.block)
 
+    @tells_the_store
     def read(self, box: Box) -> NDArray[Any]:
         """Give ``(c, y, x)`` values of ``box``; background outside and where no block is."""
         inside = box.clipped(self.plane)
@@ -68,6 +70,7 @@ class StoredArray:
             padded[(slice(None), *inside.within(box))] = values
         return padded
 
+    @tells_the_store
     def write(self, box: Box, values: NDArray[Any]) -> None:
         """Store one whole block; it is there whole or not at all."""
         expected = (self.channels, *box.shape)
@@ -77,10 +80,7 @@ class StoredArray:
                 f"got {values.shape} {values.dtype}"
             )
         with _arrays.using(self) as array:
-            try:
-                array[(slice(None), *box.within(Box(0, 0, *self.plane)))] = values
-            except OSError as error:
-                raise StoreError(f"{self.store}/{self.name}: cannot write: {error}") from error
+            array[(slice(None), *box.within(Box(0, 0, *self.plane)))] = values
 
 
 def _open_array(ref: StoredArray) -> Any:
@@ -110,6 +110,7 @@ def outputs(path: str, layout: Layout) -> tuple[StoredArray, ...]:
     )
 
 
+@tells_the_store
 def done(array: StoredArray) -> set[Index]:
     """Give the blocks of ``array`` that are stored."""
     prefix = f"{array.name}/c/0/"
@@ -117,6 +118,7 @@ def done(array: StoredArray) -> set[Index]:
     return {(int(p[0]), int(p[1])) for p in parts if len(p) == 2 and "".join(p).isdigit()}
 
 
+@tells_the_store
 def drop(array: StoredArray, indices: Iterable[Index]) -> None:
     """Remove blocks, so that they are pending again."""
     root = zarr.open_group(array.store, mode="r+").store
@@ -146,6 +148,7 @@ def halve(values: NDArray[Any], _index: Index, _value: None) -> NDArray[Any]:
     return total.astype(values.dtype)
 
 
+@tells_the_store
 def keys(path: str, prefix: str) -> Sequence[str]:
     """Give the keys of a store's objects that begin with ``prefix``."""
 

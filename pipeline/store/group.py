@@ -16,6 +16,7 @@ from zarr.core.sync import sync
 from pipeline.errors import StaleStoreError, StoreError
 from pipeline.ngff import VERSION, Placement, image_metadata, label_metadata
 from pipeline.store.array import StoredArray, keys
+from pipeline.store.damage import tells_the_store
 from pipeline.store.layout import LABEL_CHUNK, Layout
 
 __all__ = [
@@ -38,6 +39,7 @@ _PARTIAL = ".partial"
 _COMPRESSOR = ZstdCodec(level=1)
 
 
+@tells_the_store
 def begin(
     path: str,
     layout: Layout,
@@ -83,6 +85,7 @@ def begin(
     )
 
 
+@tells_the_store
 def withdraw(path: str) -> None:
     """Take back a commit, because blocks are about to change: the store is unfinished again."""
     group = zarr.open_group(path, mode="r+")
@@ -90,6 +93,7 @@ def withdraw(path: str) -> None:
         del group.attrs["ome"]
 
 
+@tells_the_store
 def commit(
     path: str, layout: Layout, coverage: NDArray[np.uint8], record: Mapping[str, Any]
 ) -> None:
@@ -117,6 +121,7 @@ class Look:
     attributes: Mapping[str, Any]
 
 
+@tells_the_store
 def look(path: str) -> Look | None:
     """Look at a store; None where there is nothing. `StoreError` where it is not one of ours."""
     folder = Path(path)
@@ -124,16 +129,17 @@ def look(path: str) -> Look | None:
         return None
     try:
         attributes = zarr.open_group(path, mode="r").attrs.asdict()
-    except FileNotFoundError as error:
+    except (FileNotFoundError, zarr.errors.ContainsArrayError) as error:
         raise StoreError(f"{path}: exists and is not a results store; move it away") from error
     own: Any = attributes.get(_ATTRIBUTE)
-    if own is None:
+    if not isinstance(own, dict):
         raise StoreError(f"{path}: a zarr group of another program; move it away")
     if own.get("format") != FORMAT:
         raise StoreError(f"{path}: store format {own.get('format')}, this version knows {FORMAT}")
     return Look(own.get("settings"), "ome" in attributes, own)
 
 
+@tells_the_store
 def stored_outputs(path: str) -> tuple[StoredArray, ...]:
     """Give the tokens of a store's levels, finest first, from its own metadata."""
     group = zarr.open_group(path, mode="r")
@@ -156,20 +162,25 @@ def stored_outputs(path: str) -> tuple[StoredArray, ...]:
     )
 
 
+@tells_the_store
 def read_placements(path: str) -> tuple[Placement, ...]:
     """Give where each committed level lies, as the store's metadata say."""
-    ome: Any = zarr.open_group(path, mode="r").attrs["ome"]
+    ome: Any = zarr.open_group(path, mode="r").attrs.get("ome")
+    if ome is None:
+        raise StoreError(f"{path}: is not finished; run again")
     return tuple(
         Placement.parse(dataset["coordinateTransformations"])
         for dataset in ome["multiscales"][0]["datasets"]
     )
 
 
+@tells_the_store
 def read_coverage(path: str) -> NDArray[np.uint8]:
     """Give the committed coverage ``(rows, columns)``."""
     return np.asarray(zarr.open_array(path, path="coverage", mode="r")[:], np.uint8)
 
 
+@tells_the_store
 def read_tissue(path: str) -> NDArray[np.bool_]:
     """Give the tissue mask ``(y, x)`` the store was begun with."""
     return np.asarray(zarr.open_array(path, path="labels/tissue/0", mode="r")[:], bool)
