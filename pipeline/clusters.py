@@ -8,6 +8,7 @@ tasks and gives back what became of every key, as it happens.
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -18,8 +19,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import dask
 from dask.local import get_sync
+from dask.utils import parse_bytes
 
 from pipeline.errors import ClusterError, ConfigError, PipelineError
+from pipeline.memory import check_least
 from pipeline.model.session import THREADS_VARIABLE
 from pipeline.process import available_bytes, cores, return_freed_memory
 
@@ -182,10 +185,19 @@ class Distributed:
 
     def compute(self, collection: Any) -> Any:
         """Compute a small dask collection whole."""
-        return self.client.compute(collection, sync=True)
+        from distributed import KilledWorker
+
+        self._workers()
+        try:
+            return self.client.compute(collection, sync=True)
+        except KilledWorker as error:
+            raise _killed(error) from error
 
     def _workers(self) -> dict[str, Any]:
-        workers: dict[str, Any] = self.client.scheduler_info(n_workers=-1)["workers"]
+        info = self.client.scheduler_info(n_workers=-1)
+        if "workers" not in info:  # what is known of a scheduler that no longer answers
+            raise ClusterError("the scheduler is gone; look at its log, then run again to continue")
+        workers: dict[str, Any] = info["workers"]
         return workers
 
 
@@ -202,12 +214,14 @@ def _error_of(future: Any) -> BaseException | None:
     if future.status == "cancelled":
         return ClusterError(f"{future.key}: cancelled; run again to continue")
     error: BaseException = future.exception()
-    if isinstance(error, KilledWorker):
-        return ClusterError(
-            f"killed the {error.allowed_failures + 1} workers that tried it; "
-            "look at the workers' log for a crash or memory limit"
-        )
-    return error
+    return _killed(error) if isinstance(error, KilledWorker) else error
+
+
+def _killed(error: Any) -> ClusterError:
+    return ClusterError(
+        f"killed the {error.allowed_failures + 1} workers that tried it; "
+        "look at the workers' log for a crash, or raise cluster.memory_limit"
+    )
 
 
 def scheduler_in_force() -> Scheduler:
@@ -264,23 +278,54 @@ def _local_client(
 ) -> Iterator[Client]:
     from distributed import Client, LocalCluster
 
+    limit_bytes = (
+        available_bytes() // processes if memory_limit == "auto" else parse_bytes(memory_limit)
+    )
+    check_least(limit_bytes)
     share = max(cores() // (processes * threads), 1)
-    with (
-        LocalCluster(
-            n_workers=processes,
-            threads_per_worker=threads,
-            processes=True,
-            memory_limit=available_bytes() // processes if memory_limit == "auto" else memory_limit,
-            host="127.0.0.1",
-            dashboard_address=None if dashboard == "none" else dashboard,
-            # Without a dashboard distributed would still listen on 8787, for its health checks.
-            scheduler_kwargs={"dashboard_address": _ANY_PORT} if dashboard == "none" else {},
-            env={THREADS_VARIABLE: str(share)},
-            preload=["pipeline.worker"],
-        ) as started,
-        Client(started) as client,
-    ):
+    with contextlib.ExitStack() as opened:
+        with _interrupts_held():
+            try:
+                started = LocalCluster(
+                    n_workers=processes,
+                    threads_per_worker=threads,
+                    processes=True,
+                    memory_limit=limit_bytes,
+                    host="127.0.0.1",
+                    dashboard_address=None if dashboard == "none" else dashboard,
+                    # Without a dashboard distributed would still listen on 8787.
+                    scheduler_kwargs=(
+                        {"dashboard_address": _ANY_PORT} if dashboard == "none" else {}
+                    ),
+                    env={THREADS_VARIABLE: str(share)},
+                    preload=["pipeline.worker"],
+                )
+            except (RuntimeError, OSError) as error:
+                raise ClusterError(
+                    f"cluster: the local cluster does not start: {' '.join(str(error).split())}; "
+                    "check cluster.dashboard and cluster.memory_limit"
+                ) from error
+            opened.enter_context(started)
+            client = opened.enter_context(Client(started))
         yield client
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back for a moment, and for ever from what is started meanwhile.
+
+    A terminal sends it to all processes at once. Workers inherit that they do not listen, from
+    their first instruction on, and so do those that replace them: they are started by a thread
+    that is started here. A cluster half up cannot be taken down without noise.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -291,7 +336,7 @@ def _client_of(address: str | None) -> Iterator[Client]:
         raise ConfigError("cluster.address: is needed for kind address, e.g. tcp://10.0.0.1:8786")
     try:
         client = Client(address)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:  # TypeError: TLS without certificates
         raise ClusterError(
             f"{address}: no Dask scheduler answers there: {error}; check cluster.address"
         ) from error

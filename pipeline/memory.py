@@ -7,7 +7,7 @@ import numpy as np
 from pipeline.errors import MemoryBudgetError
 from pipeline.model import Model, ModelRef
 
-__all__ = ["check_budget", "predicted_bytes", "worker_bytes"]
+__all__ = ["check_budget", "check_least", "predicted_bytes", "worker_bytes"]
 
 BASE_BYTES = 230 * 2**20
 """A worker before its first block: Python, numpy, dask, zarr, OpenSlide, ONNX Runtime."""
@@ -27,13 +27,23 @@ def worker_bytes(model: Model, block: int, dtype: str, *, threads: int) -> int:
     return BASE_BYTES + CACHE_BYTES + model.footprint.session_bytes + threads * per_thread
 
 
+def check_least(limit: int) -> None:
+    """Raise `MemoryBudgetError` where a worker could not even start in ``limit`` bytes."""
+    least = BASE_BYTES + CACHE_BYTES
+    if limit < least:
+        raise MemoryBudgetError(
+            f"cluster.memory_limit: {limit / 2**20:.0f} MiB a worker; it needs "
+            f"{least / 2**20:.0f} MiB before its first block; give more, or fewer cluster.workers"
+        )
+
+
 def check_budget(needed: int, limit: int, *, slide: str, block: int) -> None:
     """Raise `MemoryBudgetError` where a worker would need more than it has."""
     if needed > limit:
         raise MemoryBudgetError(
             f"{slide}: a worker is predicted to need {needed / 2**20:.0f} MiB and may use "
-            f"{limit / 2**20:.0f} MiB; set output.block below {block}, "
-            "cluster.threads_per_worker to 1, or fewer cluster.workers"
+            f"{limit / 2**20:.0f} MiB; raise cluster.memory_limit, set output.block below {block} "
+            "or cluster.threads_per_worker to 1, or take fewer cluster.workers"
         )
 
 

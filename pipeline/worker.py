@@ -14,9 +14,11 @@ def dask_setup(_worker: object) -> None:
     """Leave to the client what the client does: end on Ctrl-C, and tell what failed.
 
     A terminal sends Ctrl-C to the workers too; two reactions would print a traceback from each.
+    (Where the system can, they are started deaf to it; see `pipeline.clusters`.)
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.getLogger("distributed.worker").addFilter(_unforeseen)
+    for name in ("distributed.worker", "distributed.worker.state_machine"):
+        logging.getLogger(name).addFilter(_unforeseen)
 
 
 def _unforeseen(record: logging.LogRecord) -> bool:
@@ -25,12 +27,17 @@ def _unforeseen(record: logging.LogRecord) -> bool:
     A block that fails as foreseen is counted, named and tried again by the client; its traceback
     in the terminal would say the same less clearly, twice. And a heartbeat that meets the
     scheduler's end is no news: the scheduler lives in the client, which is closing its cluster.
+    Nor is a task that ends after the client has cancelled it.
     """
     message = str(record.msg)
     if message.startswith("Compute Failed"):
         shown = [arg.partition("(")[0] for arg in record.args or () if isinstance(arg, str)]
         return not _FORESEEN.intersection(shown)
-    return not message.startswith("Failed to communicate with scheduler during heartbeat")
+    return not message.startswith(_NO_NEWS)
 
 
+_NO_NEWS = (
+    "Failed to communicate with scheduler during heartbeat",
+    "Async instruction for <Task cancelled",
+)
 _FORESEEN = frozenset(name for name in errors.__all__ if name.endswith("Error"))

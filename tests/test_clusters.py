@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -22,7 +27,7 @@ from pipeline.clusters import (
     cluster,
     scheduler_in_force,
 )
-from pipeline.errors import ClusterError, ConfigError, SlideError
+from pipeline.errors import ClusterError, ConfigError, MemoryBudgetError, SlideError
 
 
 @pytest.fixture(scope="module")
@@ -174,3 +179,58 @@ def test_an_address_where_nobody_answers_is_a_clear_error() -> None:
 def test_what_cannot_be_meant_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message), cluster(**settings):
         pass
+
+
+def die(_: int) -> None:
+    os._exit(1)
+
+
+def test_what_kills_its_workers_is_an_error_of_that_task_and_no_other() -> None:
+    with cluster("local", workers=2, dashboard="none") as client:
+        assert client is not None
+        here = Distributed(client)
+        with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
+            fatal = ("die", 0)
+            given = list(here.run([fatal], lambda _: {fatal: Task(fatal, die, 0)}))
+        (done,) = given
+        assert isinstance(done.error, ClusterError)
+        assert "raise cluster.memory_limit" in str(done.error)
+
+
+@pytest.mark.parametrize("limit", ["1 MiB", "200 MiB", 64 * 2**20])
+def test_a_limit_no_worker_could_start_in_is_refused_before_any_does(limit: str | int) -> None:
+    with (
+        pytest.raises(MemoryBudgetError, match=r"MiB a worker; it needs \d+ MiB before its first"),
+        cluster("local", workers=1, memory_limit=limit, dashboard="none"),
+    ):
+        pass
+
+
+def test_a_dashboard_that_cannot_be_had_is_a_clear_error() -> None:
+    with (
+        pytest.raises(ClusterError, match=r"does not start: .*; check cluster\.dashboard"),
+        cluster("local", workers=1, dashboard="no.such.host:1"),
+    ):
+        pass
+
+
+def test_a_scheduler_that_is_gone_is_a_clear_error(tmp_path: Path) -> None:
+    file = tmp_path / "scheduler.json"
+    command = (sys.executable, "-m", "distributed.cli.dask_scheduler", "--no-dashboard")
+    scheduler = subprocess.Popen(
+        [*command, "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file)],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        with Client(scheduler_file=str(file), set_as_default=False, timeout=3) as client:
+            assert Distributed(client).processes == 0
+            scheduler.kill()
+            scheduler.wait()
+            deadline = time.monotonic() + 30
+            with pytest.raises(ClusterError, match="the scheduler is gone"):  # noqa: PT012
+                while time.monotonic() < deadline:
+                    assert Distributed(client).processes == 0
+                    time.sleep(0.05)
+    finally:
+        scheduler.kill()
+        scheduler.wait()

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from pipeline.demo import write_demo
@@ -133,9 +134,22 @@ def test_ctrl_c_ends_with_one_line_and_the_run_goes_on_later(
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130, out
     assert "Traceback" not in out
+    assert "distributed." not in out
     assert out.splitlines()[-1] == "interrupted: what is stored stays; run again to continue"
     assert finish(run_file, tmp_path) < BLOCKS
     assert_same_arrays(run_file.parent / "whole", tmp_path)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_while_workers_start_ends_with_one_line_too(
+    workers: int, run_file: Path, tmp_path: Path
+) -> None:
+    process = start(run_file, tmp_path, "cluster.kind=local", f"cluster.workers={workers}")
+    # One of the children is multiprocessing's own.
+    kill_when(process, lambda: len(psutil.Process(process.pid).children()) > workers, signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, out
+    assert out.strip() == "interrupted: what is stored stays; run again to continue"
 
 
 def test_what_a_killed_writer_left_is_swept_up(run_file: Path, tmp_path: Path) -> None:
