@@ -6,9 +6,8 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pipeline.clusters import cluster
 from pipeline.config import RunConfig
@@ -18,93 +17,18 @@ from pipeline.execute import run as run_plan
 from pipeline.geometry import Index
 from pipeline.manifest import Job, jobs
 from pipeline.model import Model, load_model
+from pipeline.outcomes import Report, Silence, SlideOutcome, Summary
 from pipeline.plan import Options, Plan, plan_slide
 from pipeline.provenance import notes, provenance
-from pipeline.results import ENDING, open_stored
+from pipeline.results import ENDING
 from pipeline.runfile import dump_config, load_config
 from pipeline.slide import Slide, open_slide
 from pipeline.store import Coverage
 from pipeline.tissue import TissueSettings
 
-__all__ = ["Report", "SlideOutcome", "Summary", "dry_run", "run"]
+__all__ = ["dry_run", "not_begun", "run"]
 
 CONFIG_COPY = "config.yaml"
-
-
-@dataclass(frozen=True)
-class SlideOutcome:
-    """What became of one slide: ``done``, ``partial`` or ``failed``, and why."""
-
-    job: Job
-    state: str
-    analysed: int = 0
-    background: int = 0
-    failed: int = 0
-    computed: int = 0
-    seconds: float = 0.0
-    reason: str = ""
-    made: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What became of a run."""
-
-    directory: str
-    outcomes: tuple[SlideOutcome, ...]
-    seconds: float
-
-    @property
-    def complete(self) -> bool:
-        """Whether every block of every slide is done."""
-        return all(outcome.state == "done" for outcome in self.outcomes)
-
-
-class Report(Protocol):
-    """Told how a run goes on; `pipeline.progress` shows it."""
-
-    def began(self, jobs: Sequence[Job], dashboard: str | None) -> None:
-        """Say that a run begins."""
-        ...
-
-    def slide(self, job: Job) -> None:
-        """Say that a slide begins."""
-        ...
-
-    def blocks(self, stage: str, finished: int, total: int) -> None:
-        """Say how far its blocks are."""
-        ...
-
-    def note(self, text: str) -> None:
-        """Say something the user should know."""
-        ...
-
-    def ended(self, outcome: SlideOutcome) -> None:
-        """Say what became of a slide."""
-        ...
-
-
-@dataclass
-class Silence:
-    """A report that tells nobody but keeps the notes."""
-
-    notes: list[str] = field(default_factory=list)
-
-    def began(self, jobs: Sequence[Job], dashboard: str | None) -> None:
-        """See `Report`."""
-
-    def slide(self, job: Job) -> None:
-        """See `Report`."""
-
-    def blocks(self, stage: str, finished: int, total: int) -> None:
-        """See `Report`."""
-
-    def note(self, text: str) -> None:
-        """See `Report`."""
-        self.notes.append(text)
-
-    def ended(self, outcome: SlideOutcome) -> None:
-        """See `Report`."""
 
 
 def run(
@@ -124,13 +48,10 @@ def run(
     make_demo(config, report)
     todo, model = jobs(config), load_model(config.model)
     folder = Path(config.output.directory)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_whole(folder / CONFIG_COPY, dump_config(config))
-    except OSError as error:
-        raise ConfigError(
-            f"output.directory: {folder}: cannot hold results: {error.strerror}; name another"
-        ) from error
+    kept = (folder / CONFIG_COPY).exists()
+    if not kept:
+        _keep_config(config, folder)
+    # A run that is refused must not leave its settings beside the stores of another.
     outcomes = []
     with _cluster_of(config) as client:
         shown = client is not None and config.cluster.dashboard != "none"
@@ -138,6 +59,9 @@ def run(
         for job in todo:
             report.slide(job)
             outcomes.append(_contained(config, model, job, report))
+            if kept and outcomes[-1].state != "failed":
+                _keep_config(config, folder)
+                kept = False
             report.ended(outcomes[-1])
             if outcomes[-1].state != "done" and config.on_error == "stop":
                 break
@@ -176,8 +100,15 @@ def make_demo(config: RunConfig, report: Report) -> None:
 
     demo = config.demo
     report.note(f"writing the synthetic slide {demo.slide} ({demo.width} x {demo.height} px)")
-    Path(demo.slide).parent.mkdir(parents=True, exist_ok=True)
-    write_demo(demo.slide, demo.width, demo.height, mpp=demo.mpp, seed=demo.seed)
+    try:
+        Path(demo.slide).parent.mkdir(parents=True, exist_ok=True)
+        write_demo(demo.slide, demo.width, demo.height, mpp=demo.mpp, seed=demo.seed)
+    except PipelineError:
+        raise
+    except OSError as error:
+        raise ConfigError(
+            f"demo.slide: {demo.slide}: cannot be written: {error.strerror}; name another place"
+        ) from error
 
 
 @contextmanager
@@ -206,16 +137,18 @@ def _run_one(config: RunConfig, model: Model, job: Job, report: Report) -> Slide
     started = time.monotonic()
     plan = _plan(config, model, job, report)
     outcome = run_plan(plan, provenance(plan), report.blocks)
+    made, broken = _export(config, plan)
+    reasons = [_first_of(outcome.failures), *broken]
     return SlideOutcome(
         job,
-        "done" if outcome.complete else "partial",
+        "done" if outcome.complete and not broken else "partial",
         analysed=outcome.count(Coverage.ANALYSED),
         background=outcome.count(Coverage.BACKGROUND),
         failed=outcome.count(Coverage.FAILED),
         computed=outcome.computed,
         seconds=time.monotonic() - started,
-        reason=_first_of(outcome.failures),
-        made=(plan.path, *_export(config, plan)),
+        reason="; ".join(reason for reason in reasons if reason),
+        made=(plan.path, *made),
     )
 
 
@@ -268,12 +201,37 @@ def _opened(config: RunConfig, job: Job) -> Slide:
     )
 
 
-def _export(config: RunConfig, plan: Plan) -> Iterator[str]:
+def _export(config: RunConfig, plan: Plan) -> tuple[list[str], list[str]]:
+    """Make what is asked for of a store; give the paths, and the reasons for what is missing."""
     from pipeline.export import export
 
-    stored = open_stored(Path(plan.path))
-    if stored is not None:  # it has just been committed
-        yield from (export(kind, stored, plan.slide) for kind in config.export)
+    made, broken = [], []
+    for kind in config.export:
+        try:
+            made.append(export(kind, plan.path, plan.slide))
+        except PipelineError as error:
+            broken.append(f"export {kind}: {error}")
+    return made, broken
+
+
+def not_begun(directory: str | os.PathLike[str]) -> tuple[Job, ...]:
+    """Give the slides of a results directory's run file that have no store there.
+
+    Raises `ConfigError` where the run file is not kept there or its slides are gone.
+    """
+    folder = Path(directory)
+    config = load_config(folder / CONFIG_COPY)
+    return tuple(job for job in jobs(config) if not (folder / f"{job.slide_id}{ENDING}").exists())
+
+
+def _keep_config(config: RunConfig, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_whole(folder / CONFIG_COPY, dump_config(config))
+    except OSError as error:
+        raise ConfigError(
+            f"output.directory: {folder}: cannot hold results: {error.strerror}; name another"
+        ) from error
 
 
 def _write_whole(path: Path, text: str) -> None:

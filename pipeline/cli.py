@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -17,8 +19,8 @@ from pipeline.errors import PipelineError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pipeline.batch import Summary
     from pipeline.config import RunConfig
+    from pipeline.outcomes import Summary
     from pipeline.plan import Plan
 
 __all__ = ["main"]
@@ -54,14 +56,14 @@ def _warning_line(message: Warning | str, *_: object, **__: object) -> str:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, package_name="wsi-pipeline")
 def cli() -> None:
-    r"""Run ONNX models over whole-slide images, block by block, into OME-Zarr.
+    """Run ONNX models over whole-slide images, block by block, into OME-Zarr.
 
     \b
     wsi-pipeline run configs/demo.yaml          make a synthetic slide and find its nuclei
     wsi-pipeline inspect slide.svs              say what is in a slide
     wsi-pipeline run my.yaml --dry-run          say what a run would do
     wsi-pipeline status results                 say what a run has done
-    """
+    """  # noqa: D301 - click wants the control character itself
 
 
 @cli.command()
@@ -134,11 +136,19 @@ def run(config: str, overrides: tuple[str, ...], dry_run: bool) -> int:
 @click.argument("results", type=click.Path())
 def status(results: str) -> int:
     """Say what is done in the directory RESULTS. Exit code 0 only if all of it is."""
+    from pipeline.batch import not_begun
+    from pipeline.errors import ConfigError
     from pipeline.results import open_results
 
     opened = open_results(results)
     console = _console()
-    console.print(_table(opened.table()))
+    try:
+        missing = not_begun(results)
+    except ConfigError as error:
+        missing = ()
+        console.print(f"note: slides without a store are not known: {error}", markup=False)
+    rows = [(job.slide_id, "no store", *"----") for job in missing]
+    console.print(_table([*opened.table(), *rows]))
     for slide in opened.values():
         for failure in slide.failures:
             console.print(
@@ -147,7 +157,8 @@ def status(results: str) -> int:
                 highlight=False,
                 soft_wrap=True,
             )
-    return 0 if all(slide.state == "done" for slide in opened.values()) else INCOMPLETE
+    done = not missing and all(slide.state == "done" for slide in opened.values())
+    return 0 if done else INCOMPLETE
 
 
 def _run(config: RunConfig) -> int:
@@ -167,18 +178,24 @@ def _tell(console: Console, summary: Summary) -> None:
     lines = [f"{len(done)} of {len(summary.outcomes)} slides done in {summary.seconds:.1f} s"]
     lines += [f"  {path}" for outcome in summary.outcomes for path in outcome.made]
     if done:
+        look = (
+            f"import pipeline; print(pipeline.open_results({_quoted(summary.directory)})"
+            f"[{_quoted(done[0].job.slide_id)}].levels)"
+        )
         lines += [
             "next:",
-            f"  wsi-pipeline status {summary.directory}",
-            (
-                f'  python -c "import pipeline; print(pipeline.open_results({summary.directory!r})'
-                f'[{done[0].job.slide_id!r}].levels)"'
-            ),
+            f"  wsi-pipeline status {shlex.quote(summary.directory)}",
+            f"  python -c {shlex.quote(look)}",
         ]
     if not summary.complete:
         lines.append("not everything is done: mend what the lines above name, then run again")
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _quoted(text: str) -> str:
+    """Give Python text in double quotes: the shell needs the single ones."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _dry_run(config: RunConfig) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -21,12 +22,15 @@ from pipeline.memory import check_budget, worker_bytes
 from pipeline.plan import Plan, Tissue, parents
 from pipeline.slide import Slide
 from pipeline.store import Coverage, begin, commit, done, drop, look, withdraw
-from pipeline.tissue import TissueSettings, load_mask, tissue_mask
+from pipeline.tissue import TissueSettings, load_mask, mostly_black, tissue_mask
 
 __all__ = ["Outcome", "Watch", "find_tissue", "run"]
 
 ATTEMPTS = 2
 """Times a block is tried: what fails twice with a fresh handle will fail again."""
+
+PICTURE_PIXELS = 2**24
+"""Most pixels of the picture in which tissue is looked for: some 300 MB while it is."""
 
 Watch = Callable[[str, int, int], None]
 """Told ``(stage, blocks finished, blocks in all)`` as a slide goes on."""
@@ -55,28 +59,48 @@ def find_tissue(slide: Slide, settings: TissueSettings, mpp: float, mask: str | 
     """Find a slide's tissue on its coarsest level that still has ``mpp`` um per pixel.
 
     The level is read block by block on the scheduler in force and averaged down; only the
-    coarse picture comes here. ``mask`` is a user's own, which is read instead.
+    coarse picture comes here. What cannot be read counts as tissue, so that its own blocks are
+    tried and say why. ``mask`` is a user's own, which is read instead.
     """
     l0_mpp = (slide.mpp.y, slide.mpp.x) if slide.mpp else (1.0, 1.0)
     wanted = mpp / max(l0_mpp)
     level = slide.coarse(wanted)
-    factor = max(round(wanted / max(level.downsample)), 1)
+    # Whatever scale a header claims, the picture stays one that a client can hold.
+    least = math.ceil(math.sqrt(math.prod(level.plane) / PICTURE_PIXELS))
+    factor = max(round(wanted / max(level.downsample)), least, 1)
     step = (level.downsample[0] * factor, level.downsample[1] * factor)
-    small = level.reduced(factor)
+    small = level.reduced_where_readable(factor)
     shape = (small.shape[1], small.shape[2])
     described: dict[str, Any] = {"method": settings.method, "step": list(step)}
     if mask is not None:
-        loaded = load_mask(mask, shape)
+        loaded = load_mask(mask, shape, slide.shape)
         return Tissue(loaded, step, {**described, "method": "mask", "mask": _digest(loaded)})
     if settings.method == "none":
         return Tissue(np.ones(shape, np.bool_), step, described)
-    rgb: NDArray[np.uint8] = scheduler_in_force().compute(small).transpose(1, 2, 0)
-    found = tissue_mask(rgb, (l0_mpp[0] * step[0], l0_mpp[1] * step[1]), settings)
+    picture: NDArray[np.uint8] = scheduler_in_force().compute(small)
+    unread = picture[3] == 0
+    rgb = picture[:3].transpose(1, 2, 0)
+    if unread.any():
+        rgb = np.where(unread[..., None], np.uint8(255), rgb)
+    found = tissue_mask(rgb, (l0_mpp[0] * step[0], l0_mpp[1] * step[1]), settings) | unread
     described |= {
         "min_area_um2": settings.min_area_um2,
         "min_hole_um2": settings.min_hole_um2,
     }
-    return Tissue(found, step, described)
+    return Tissue(found, step, described, tuple(_remarks(rgb, unread)))
+
+
+def _remarks(rgb: NDArray[np.uint8], unread: NDArray[np.bool_]) -> Iterator[str]:
+    if unread.any():
+        yield (
+            f"{unread.mean():.1%} of it cannot be read at the level where tissue is looked for, "
+            "and counts as tissue"
+        )
+    if mostly_black(rgb):
+        yield (
+            "most of it is black: tissue is told from bright glass; for fluorescence set "
+            "tissue.method: none, or mask"
+        )
 
 
 def run(

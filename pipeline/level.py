@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.errors import SlideError
 from pipeline.geometry import Box, Frame, Grid, Index, Shape, ceil_div
 from pipeline.handles import Pool
-from pipeline.lazy import map_blocks, read_blocks
+from pipeline.lazy import Source, map_blocks, read_blocks
 from pipeline.readers import Reader, open_reader
 
 __all__ = ["BLOCK", "Level", "SlideRef", "slides"]
@@ -98,19 +99,11 @@ class Level:
 
     def reduced(self, factor: int) -> da.Array:
         """Give the level averaged over ``factor x factor`` pixels: lazy ``(3, y, x)`` uint8."""
-        grid = Grid(self.plane, ceil_div(BLOCK, factor) * factor)
-        small = Grid(
-            (ceil_div(self.plane[0], factor), ceil_div(self.plane[1], factor)), grid.cell // factor
-        )
-        return map_blocks(
-            _average,
-            read_blocks(self, grid),
-            small,
-            axes="yxs",
-            channels=3,
-            dtype=np.uint8,
-            factor=factor,
-        )
+        return _reduced(self, self.plane, factor)
+
+    def reduced_where_readable(self, factor: int) -> da.Array:
+        """Give the same with a fourth channel: 255 where the block was read, else 0 (in all)."""
+        return _reduced(_WhereReadable(self), self.plane, factor)
 
     def _read_with(self, reader: Reader, box: Box) -> NDArray[np.uint8]:
         inside = box.clipped(self.plane)
@@ -123,10 +116,50 @@ class Level:
         return pixels
 
 
+@dataclass(frozen=True, slots=True)
+class _WhereReadable:
+    """A level whose boxes are ``(y, x, 4)``: RGB and 255; all 0 where a box cannot be read."""
+
+    level: Level
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (*self.level.plane, 4)
+
+    @property
+    def dtype(self) -> np.dtype[np.uint8]:
+        return self.level.dtype
+
+    @property
+    def axes(self) -> str:
+        return self.level.axes
+
+    def read(self, box: Box) -> NDArray[np.uint8]:
+        pixels = np.zeros((*box.shape, 4), np.uint8)
+        with contextlib.suppress(SlideError):
+            pixels[..., :3] = self.level.read(box)
+            pixels[..., 3] = 255
+        return pixels
+
+
+def _reduced(source: Source, plane: Shape, factor: int) -> da.Array:
+    grid = Grid(plane, ceil_div(BLOCK, factor) * factor)
+    small = Grid((ceil_div(plane[0], factor), ceil_div(plane[1], factor)), grid.cell // factor)
+    return map_blocks(
+        _average,
+        read_blocks(source, grid),
+        small,
+        axes="yxs",
+        channels=source.shape[2],
+        dtype=np.uint8,
+        factor=factor,
+    )
+
+
 def _average(
     block: NDArray[np.uint8], _index: Index, _value: None, *, factor: int
 ) -> NDArray[np.uint8]:
-    """Average ``(y, x, 3)`` over squares, those cut by the border over what they have."""
+    """Average ``(y, x, s)`` over squares, those cut by the border over what they have."""
     rows = np.arange(0, block.shape[0], factor)
     columns = np.arange(0, block.shape[1], factor)
     sums = np.add.reduceat(block, rows, axis=0, dtype=np.uint32)

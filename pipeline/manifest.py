@@ -52,7 +52,12 @@ def _unique(path: str, stems: Counter[str]) -> str:
 def _expand(given: str) -> list[str]:
     path = Path(given)
     if path.is_dir():
-        found = sorted(str(p) for p in path.iterdir() if p.suffix.lower() in SLIDE_ENDINGS)
+        # Names with a dot first are no slides: macOS leaves ._a.svs beside a.svs.
+        found = sorted(
+            str(p)
+            for p in path.iterdir()
+            if p.suffix.lower() in SLIDE_ENDINGS and not p.name.startswith(".")
+        )
         if not found:
             raise ConfigError(
                 f"slides: {given}: no slide in this folder; endings looked for: "

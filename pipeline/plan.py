@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -31,12 +31,13 @@ class Tissue:
     """Where a slide is worth analysing.
 
     ``mask`` is ``(y, x)`` bool over the whole slide, one element every ``step`` ``(y, x)``
-    level-0 pixels; ``settings`` say how it was found.
+    level-0 pixels; ``settings`` say how it was found, ``remarks`` what to mind about it.
     """
 
     mask: NDArray[np.bool_]
     step: tuple[float, float]
     settings: Mapping[str, Any]
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -196,12 +197,7 @@ def plan_slide(slide: Slide, model: Model, tissue: Tissue, options: Options, *, 
             "assume and resolution.assume_mpp to what the scanner's is"
         )
     ref = model.ref
-    block = options.block or fitting_block(ref)
-    if block % ref.stride:
-        raise ConfigError(
-            f"output.block: {block} is not a multiple of the model's stride {ref.stride}; "
-            f"use {max(round(block / ref.stride), 1) * ref.stride}"
-        )
+    block = _checked_block(options.block, ref)
     o_plane = (ceil_div(level.plane[0], ref.stride), ceil_div(level.plane[1], ref.stride))
     o_block = block // ref.stride
     chunk = options.chunk or max(n for n in range(1, _CHUNK + 1) if o_block % n == 0)
@@ -222,7 +218,7 @@ def plan_slide(slide: Slide, model: Model, tissue: Tissue, options: Options, *, 
         window=(0.0, 255.0) if options.dtype == "uint8" else ref.value_range,
     )
     settings = {**tissue.settings, "min_fraction": options.min_fraction}
-    tissue = Tissue(tissue.mask, tissue.step, settings)
+    tissue = replace(tissue, settings=settings)
     wanted = _wanted_patches(patches, tissue.mask, options.min_fraction)
     return Plan(slide, level, model, tissue, path, grid, patches, wanted, layout)
 
@@ -231,10 +227,11 @@ def predict(slide: Slide, model: Model, *, level: int = 0, block: int | None = N
     """Give a model's scores of a whole level: lazy ``(c, y, x)`` float32, before quantisation.
 
     Slicing and computing a part reads and predicts the blocks of that part only. ``block`` is
-    the side of a block in the level's pixels, a multiple of the model's stride.
+    the side of a block in the level's pixels; `ConfigError` where it is no multiple of the
+    model's stride.
     """
     source, ref = slide.level(level), model.ref
-    grid = Grid(source.plane, block or fitting_block(ref))
+    grid = Grid(source.plane, _checked_block(block, ref))
     return _scores(read_blocks(source, grid, ref.frame), ref, grid, {})
 
 
@@ -244,6 +241,17 @@ def fitting_block(model: ModelRef) -> int:
     A patch larger than that is a block of its own.
     """
     return max(round(BLOCK / model.core), 1) * model.core
+
+
+def _checked_block(block: int | None, ref: ModelRef) -> int:
+    if block is None:
+        return fitting_block(ref)
+    if block < 1 or block % ref.stride:
+        raise ConfigError(
+            f"output.block: {block} is not a multiple of the model's stride {ref.stride}; "
+            f"use {max(round(block / ref.stride), 1) * ref.stride}"
+        )
+    return block
 
 
 def parents(blocks: set[Index] | frozenset[Index]) -> set[Index]:

@@ -17,8 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from pipeline.batch import SlideOutcome
 from pipeline.manifest import Job
+from pipeline.outcomes import SlideOutcome
 
 __all__ = ["Bars", "Lines", "describe_outcome", "report_for"]
 
@@ -69,20 +69,20 @@ class Bars:
         self._progress.stop()
 
     def began(self, jobs: Sequence[Job], dashboard: str | None) -> None:
-        """See `pipeline.batch.Report`."""
+        """See `pipeline.outcomes.Report`."""
         if dashboard:
             self._console.print(f"dashboard: {dashboard}", highlight=False, markup=False)
         self._total = self._progress.add_task("slides", total=len(jobs))
 
     def slide(self, job: Job) -> None:
-        """See `pipeline.batch.Report`."""
+        """See `pipeline.outcomes.Report`."""
         self._leave_slide()
         self._stage = ""
         self._slide = self._progress.add_task(f"{job.slide_id}: looking for tissue", total=None)
         self._name = job.slide_id
 
     def blocks(self, stage: str, finished: int, total: int) -> None:
-        """See `pipeline.batch.Report`."""
+        """See `pipeline.outcomes.Report`."""
         if self._slide is None:
             return
         if stage != self._stage:
@@ -92,11 +92,11 @@ class Bars:
         self._progress.update(self._slide, completed=finished, total=total)
 
     def note(self, text: str) -> None:
-        """See `pipeline.batch.Report`."""
+        """See `pipeline.outcomes.Report`."""
         self._console.print(f"note: {text}", highlight=False, markup=False, soft_wrap=True)
 
     def ended(self, outcome: SlideOutcome) -> None:
-        """See `pipeline.batch.Report`."""
+        """See `pipeline.outcomes.Report`."""
         self._leave_slide()
         self._console.print(
             describe_outcome(outcome), highlight=False, markup=False, soft_wrap=True
@@ -127,19 +127,19 @@ class Lines:
         pass
 
     def began(self, jobs: Sequence[Job], dashboard: str | None) -> None:
-        """See `pipeline.batch.Report`."""
+        """See `pipeline.outcomes.Report`."""
         self._slides = len(jobs)
         if dashboard:
             self._say(f"dashboard: {dashboard}")
 
     def slide(self, job: Job) -> None:
-        """See `pipeline.batch.Report`."""
+        """See `pipeline.outcomes.Report`."""
         self._name, self._stage = job.slide_id, ""
         self._begun += 1
         self._say(f"{job.slide_id}: slide {self._begun} of {self._slides}")
 
     def blocks(self, stage: str, finished: int, total: int) -> None:
-        """See `pipeline.batch.Report`."""
+        """See `pipeline.outcomes.Report`."""
         now = time.monotonic()
         if stage != self._stage:
             self._stage, self._since, self._told = stage, now, now
@@ -150,11 +150,11 @@ class Lines:
         self._say(f"{self._name}: {stage} {finished}/{total}, about {left:.0f} s left")
 
     def note(self, text: str) -> None:
-        """See `pipeline.batch.Report`."""
+        """See `pipeline.outcomes.Report`."""
         self._say(f"note: {text}")
 
     def ended(self, outcome: SlideOutcome) -> None:
-        """See `pipeline.batch.Report`."""
+        """See `pipeline.outcomes.Report`."""
         self._say(describe_outcome(outcome))
 
     def _say(self, text: str) -> None:

@@ -53,11 +53,17 @@ def provenance(plan: Plan) -> dict[str, Any]:
 
 def notes(plan: Plan) -> Iterator[str]:
     """Say what a user should know before trusting a slide's scores."""
+    yield from plan.tissue.remarks
+    if not plan.todo:
+        yield (
+            "no tissue was found, so that nothing is analysed; look at tissue.method and "
+            "tissue.min_area_um2"
+        )
     mpp, made_for = plan.slide.mpp, plan.model.card.mpp
-    if mpp is None or made_for is None:
+    if mpp is None:
         return
     given = mpp.x * plan.level.downsample[1]
-    if abs(given / made_for - 1) > _MPP_TOLERANCE:
+    if made_for is not None and abs(given / made_for - 1) > _MPP_TOLERANCE:
         yield (
             f"the model was made for {made_for:g} um/px and level {plan.level.index} has "
             f"{given:.4g}; it is run on that level as it is, not resampled"

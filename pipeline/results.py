@@ -86,6 +86,12 @@ class StoredSlide:
         return read_placements(self.path)
 
     @property
+    def level0_mpp(self) -> tuple[float, float]:
+        """Micrometres per level-0 pixel of the slide, ``(y, x)``."""
+        y, x = self.provenance["settings"]["slide.mpp"]
+        return (y, x)
+
+    @property
     def coverage(self) -> NDArray[np.uint8]:
         """Per block ``(rows, columns)``: see `pipeline.store.Coverage`."""
         return read_coverage(self.path)

@@ -24,7 +24,14 @@ from pipeline.errors import ConfigError, unknown_key
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-__all__ = ["FieldDoc", "config_table", "describe_fields", "dump_config", "load_config"]
+__all__ = [
+    "FieldDoc",
+    "config_table",
+    "describe_fields",
+    "dump_config",
+    "load_config",
+    "parse_yaml",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +52,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     """
     path = Path(path).expanduser()
     try:
-        raw = _parse(path.read_text(encoding="utf-8"), str(path))
+        raw = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; name a run file (YAML)") from error
     except UnicodeDecodeError as error:
@@ -123,7 +130,11 @@ for _kind in (_Loader, _Dumper):
     _kind.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
-def _parse(text: str, origin: str) -> Any:
+def parse_yaml(text: str, origin: str) -> Any:
+    """Read YAML safely: a key given twice is an error, a date is text, 1e4 is a number.
+
+    Raises `ConfigError` naming ``origin`` and the line.
+    """
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.reader.ReaderError as error:
@@ -133,13 +144,15 @@ def _parse(text: str, origin: str) -> Any:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         quote = "; quote text that starts with *" if "alias" in f"{error}" else ""
         raise ConfigError(f"{origin}: line {line}: {error.problem}{quote}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{origin}: nested too deeply") from error
 
 
 def _parse_override(override: str) -> tuple[str, dict[str, Any]]:
     key, equals, value = override.partition("=")
     if not key or not equals:
         raise ConfigError(f"override {override}: not of the form key.sub=value")
-    change = _parse(value, f"override {override}")
+    change = parse_yaml(value, f"override {override}")
     for name in reversed(key.split(".")):
         change = {name: change}
     return key, change

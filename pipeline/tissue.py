@@ -21,6 +21,7 @@ nothing; use ``method="none"`` or a mask file (`load_mask`).
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -164,16 +165,24 @@ def _drop_small_objects(tissue: Mask, min_area: float) -> Mask:
     return kept
 
 
-def load_mask(path: str | Path, shape: tuple[int, int]) -> Mask:
+def mostly_black(rgb: NDArray[np.uint8]) -> bool:
+    """Say whether most of a coarse image (y, x, 3) is as dark as no bright-field slide is."""
+    return bool((rgb.max(axis=2) <= _BLACK).mean() > 0.5)
+
+
+def load_mask(path: str | Path, shape: tuple[int, int], slide: tuple[int, int]) -> Mask:
     """Read a user's mask image, resampled (nearest) to `shape` (y, x).
 
     Anything Pillow reads. A pixel is tissue when it is not zero: not black, for colour and
     palette images, and not fully transparent. Raises ConfigError when the file is missing or
-    no image, is too large to be decoded safely, or is shaped unlike `shape` by more than 2 %.
+    no image, is too large to be decoded safely, or has another aspect ratio than the `slide`
+    (y, x) by more than 2 %.
     """
     try:
-        with Image.open(path) as image:
-            mask = _nonzero(image)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                mask = _nonzero(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ConfigError(
             f"{path}: mask too large to decode safely ({error}); save it at a coarser "
@@ -184,11 +193,11 @@ def load_mask(path: str | Path, shape: tuple[int, int]) -> Mask:
         raise ConfigError(
             f"{path}: tissue mask cannot be read ({error}); give an image file such as PNG or TIFF"
         ) from error
-    aspect, slide_aspect = mask.shape[1] / mask.shape[0], shape[1] / shape[0]
+    aspect, slide_aspect = mask.shape[1] / mask.shape[0], slide[1] / slide[0]
     if abs(aspect / slide_aspect - 1) > _ASPECT_TOLERANCE:
         raise ConfigError(
             f"{path}: mask has aspect ratio {aspect:.4f} ({mask.shape[1]} x {mask.shape[0]}), the "
-            f"slide {slide_aspect:.4f} ({shape[1]} x {shape[0]}); the mask must cover the whole "
+            f"slide {slide_aspect:.4f} ({slide[1]} x {slide[0]}); the mask must cover the whole "
             "slide, neither cropped nor rotated"
         )
     return resample_mask(mask, shape)

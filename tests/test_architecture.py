@@ -26,7 +26,7 @@ LAYERS = (
     ("level", "slide", "model", "store", "objects"),
     ("tissue", "memory", "plan"),
     ("clusters", "results", "execute", "export", "demo"),
-    ("manifest", "provenance", "batch"),
+    ("manifest", "provenance", "outcomes", "batch"),
     ("progress", "cli", "__main__"),
 )
 """Modules and subpackages, lowest first; each imports only from its own layer and below."""
@@ -40,9 +40,9 @@ HOMES = {
     "zarr": ("store/",),
     "distributed": ("clusters.py",),
     "dask_jobqueue": ("clusters.py",),
-    "pydantic": ("config.py", "runfile.py", "model/card.py"),
-    "pydantic_core": ("config.py", "runfile.py", "model/card.py"),
-    "yaml": ("config.py", "runfile.py", "model/card.py"),
+    "pydantic": ("config.py", "runfile.py", "model/card.py", "model/load.py"),
+    "pydantic_core": ("config.py", "runfile.py", "model/load.py"),
+    "yaml": ("runfile.py",),
     "matplotlib": ("export/overview.py",),
     "skimage": ("tissue.py",),
 }

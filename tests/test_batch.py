@@ -6,15 +6,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import pipeline
-from pipeline.batch import Silence, SlideOutcome, dry_run
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.batch import dry_run, not_begun
+from pipeline.errors import ConfigError, PipelineError, StoreError
 from pipeline.manifest import Job
+from pipeline.outcomes import Silence, SlideOutcome
 from pipeline.plan import Plan
 from pipeline.runfile import load_config
-from tests.toys import noise
+from tests.toys import noise, spoil_first_tile, write_tiff
 
 
 class Noted(Silence):
@@ -132,3 +134,74 @@ def test_a_dry_run_plans_what_it_can_and_says_what_would_fail(run_file: Path) ->
 def test_a_run_file_that_cannot_be_meant_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         pipeline.run(tmp_path / "none.yaml")
+
+
+def test_a_tile_that_cannot_be_read_costs_its_block_and_no_other(
+    run_file: Path, tmp_path: Path
+) -> None:
+    """The slide has one level, so that tissue is looked for in the very pixels that fail."""
+    path = spoil_first_tile(write_tiff(tmp_path / "torn.tiff", noise(4096, 2100), tile=256))
+    report = Noted()
+    overrides = [f"slides={path}", "tissue={method: otsu, min_area_um2: 0}", "output.block=1024"]
+    (outcome,) = pipeline.run(run_file, overrides, report=report).outcomes
+    assert outcome.state == "partial"
+    assert (outcome.failed, outcome.analysed + outcome.background) == (1, 11)
+    assert outcome.reason.startswith(f"block (0, 0): {path}: cannot read level 0")
+    (note,) = report.notes
+    assert "cannot be read at the level where tissue is looked for" in note
+
+
+def test_an_export_that_fails_takes_nothing_from_what_was_stored(
+    run_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StoreError("a.overview.png: cannot be written: No space left on device; run again")
+
+    monkeypatch.setattr("pipeline.export.overview.export", full)
+    overrides = [f"slides={tmp_path / 'slides/a.tiff'}", "export=[overview]"]
+    (outcome,) = pipeline.run(run_file, overrides).outcomes
+    assert (outcome.state, outcome.analysed, outcome.failed) == ("partial", 4, 0)
+    assert outcome.reason.startswith("export overview: a.overview.png: cannot be written")
+    assert outcome.made == (str(tmp_path / "results/a.zarr"),)
+    monkeypatch.undo()
+    (again,) = pipeline.run(run_file, overrides).outcomes
+    assert (again.state, again.computed) == ("done", 0)
+
+
+def test_a_refused_run_leaves_the_settings_of_what_is_stored(
+    run_file: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "results" / "config.yaml"
+    pipeline.run(run_file)
+    before = kept.read_bytes()
+    refused = pipeline.run(run_file, ["output.dtype=float32"])
+    assert {outcome.state for outcome in refused.outcomes} == {"failed"}
+    assert kept.read_bytes() == before
+    pipeline.run(run_file, ["on_error=stop"])
+    assert load_config(kept).on_error == "stop"
+
+
+def test_slides_without_a_store_are_known(run_file: Path, tmp_path: Path) -> None:
+    pipeline.run(run_file)
+    assert [job.slide_id for job in not_begun(tmp_path / "results")] == ["b", "c"]
+
+
+def test_what_to_mind_about_the_tissue_is_said(run_file: Path, tmp_path: Path) -> None:
+    black, white = tmp_path / "black.tiff", tmp_path / "white.tiff"
+    write_tiff(black, np.zeros((600, 600, 3), np.uint8))
+    write_tiff(white, np.full((600, 600, 3), 255, np.uint8))
+    report = Noted()
+    summary = pipeline.run(
+        run_file, [f"slides=[{black}, {white}]", "tissue.method=otsu"], report=report
+    )
+    assert summary.complete
+    assert [note.split(":")[0] for note in report.notes] == ["black", "black", "white"]
+    assert "for fluorescence set tissue.method: none, or mask" in report.notes[0]
+    assert "no tissue was found" in report.notes[1]
+    assert "no tissue was found" in report.notes[2]
+
+
+def test_a_demo_that_cannot_be_written_is_refused(run_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ConfigError, match=r"demo\.slide: .*cannot be written"):
+        pipeline.run(run_file, [f"demo={{slide: {tmp_path}/file/demo.svs}}"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -195,9 +196,9 @@ def test_a_dry_run_writes_nothing_and_says_what_the_run_then_does(
     told = dict(zip(head, row, strict=True))
     predicted = []
 
-    def counting(ref: ModelRef, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        predicted.append(len(batch))
-        return session.run_batch(ref, batch)
+    def counting(ref: ModelRef, batch: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+        predicted.append(count)
+        return session.run_batch(ref, batch, count)
 
     monkeypatch.setattr(patches, "run_batch", counting)
     assert command("run", config).code == OK
@@ -229,13 +230,22 @@ def test_a_run_says_where_its_results_are_and_status_says_they_are_done(
     assert re.search(r"^demo +done +\d+ +\d+ +0 ", status.out, re.MULTILINE)
 
 
-def test_what_a_run_tells_to_do_next_works(command: Command, run_file: Callable[..., Path]) -> None:
-    lines = command("run", run_file()).out.splitlines()
-    (code,) = (line.split('"')[1] for line in lines if line.strip().startswith("python -c"))
+def test_what_a_run_tells_to_do_next_works(
+    command: Command, run_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    output = {"directory": str(tmp_path / "it's mine"), "block": 256}
+    lines = command("run", run_file(output=output)).out.splitlines()
+    (code,) = (line for line in lines if line.strip().startswith("python -c"))
     told = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
+        [sys.executable, *shlex.split(code)[1:]],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert "dask.array<" in told.stdout
+    (status,) = (line for line in lines if line.strip().startswith("wsi-pipeline status"))
+    assert command(*shlex.split(status)[1:]).code == OK
 
 
 def test_an_override_changes_the_run(
@@ -381,6 +391,25 @@ def test_status_of_what_is_no_results_is_refused_in_a_line(
     (tmp_path / "file").write_text("hello")
     for name, said in {"empty": "holds no results", "file": "no such", "none": "no such"}.items():
         assert f"{tmp_path / name}: {said}" in command("status", tmp_path / name).refusal()
+
+
+def test_status_names_the_slides_that_have_no_store(
+    command: Command, run_file: Callable[..., Path], tmp_path: Path, demo_slide: Path
+) -> None:
+    missing = tmp_path / "none.svs"
+    assert command("run", run_file(slides=[str(demo_slide), str(missing)])).code == INCOMPLETE
+    said = command("status", tmp_path / "results")
+    assert said.code == INCOMPLETE
+    assert ["none", "no", "store", *"----"] in [line.split() for line in said.out.splitlines()]
+    (tmp_path / "results" / "config.yaml").unlink()
+    alone = command("status", tmp_path / "results")
+    assert alone.code == OK
+    assert "slides without a store are not known" in alone.out
+
+
+def test_help_shows_one_example_a_line(command: Command) -> None:
+    lines = [" ".join(line.split()) for line in command("--help").out.splitlines()]
+    assert "wsi-pipeline status results say what a run has done" in lines
 
 
 def test_status_of_an_unfinished_run_does_not_pass_for_done(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import pipeline
 from pipeline.clusters import Distributed, Local, Synchronous, scheduler_in_force
-from pipeline.errors import MemoryBudgetError, StaleStoreError
+from pipeline.errors import ConfigError, MemoryBudgetError, StaleStoreError
 from pipeline.execute import find_tissue, run
 from pipeline.geometry import Box
 from pipeline.model import load_model, quantise
@@ -22,7 +22,7 @@ from pipeline.results import StoredSlide, open_results
 from pipeline.slide import Slide, open_slide
 from pipeline.store import Coverage
 from pipeline.tissue import TissueSettings
-from tests.toys import RED, Pixels, expected_means, expected_neighbours, noise
+from tests.toys import RED, Pixels, expected_means, expected_neighbours, noise, write_tiff
 
 KINDS = {"synchronous": Synchronous, "threads": Local, "local": Distributed}
 
@@ -334,6 +334,30 @@ def test_predict_is_lazy_and_slices_to_the_same_scores(
     assert scores.shape == truth.shape
     assert scores.dtype == np.float32
     np.testing.assert_array_equal(scores[:, 250:300, 500:520].compute(), truth[:, 250:300, 500:520])
+
+
+@pytest.mark.parametrize("block", [0, 20, 33, 100])
+def test_a_block_that_is_no_multiple_of_the_stride_is_refused(
+    block: int, slide: Slide, toy_model: Callable[..., Path]
+) -> None:
+    with pytest.raises(ConfigError, match=f"block: {block} is not a multiple of .* stride 32"):
+        pipeline.predict(slide, load_model(toy_model("per_patch")), block=block)
+
+
+@pytest.mark.usefixtures("in_threads")
+def test_tissue_is_looked_for_at_the_resolution_asked_for(demo_slide: Path) -> None:
+    tissue = find_tissue(open_slide(demo_slide), TissueSettings(), 8.0, None)
+    assert tissue.step == (16.0, 16.0)  # of 0.5 um
+    assert tissue.mask.shape == (75, 94)
+
+
+@pytest.mark.usefixtures("in_threads")
+def test_the_picture_of_the_tissue_stays_small_whatever_scale_a_slide_claims(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.execute.PICTURE_PIXELS", 10_000)
+    slide = open_slide(write_tiff(tmp_path / "a.tiff", noise(500, 700), mpp=90.0))
+    assert find_tissue(slide, TissueSettings(), 8.0, None).mask.size <= 10_000
 
 
 def test_planning_opens_no_output_and_reads_no_pixel(

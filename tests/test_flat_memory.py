@@ -17,7 +17,8 @@ SCRIPT = """
 import json, re, sys
 from pathlib import Path
 
-from pipeline.batch import Silence, dry_run, run
+from pipeline.batch import dry_run, run
+from pipeline.outcomes import Silence
 from pipeline.clusters import scheduler_in_force
 from pipeline.memory import worker_bytes
 from pipeline.runfile import load_config

@@ -139,3 +139,8 @@ def test_slides_whose_names_say_nothing_still_get_different_ids(tmp_path: Path) 
     found = ids(jobs_of(tmp_path / "*.svs"))
     assert len(set(found)) == 2
     assert all(slide_id.startswith("slide-") for slide_id in found)
+
+
+def test_what_macos_leaves_beside_a_slide_is_no_slide(tmp_path: Path) -> None:
+    made(tmp_path, "a.svs", "._a.svs")
+    assert ids(jobs_of(tmp_path)) == ["a"]

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.errors import MissingExtraError, ModelError
 from pipeline.geometry import Box, Grid, Index
@@ -72,9 +72,9 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     shapes: list[tuple[int, ...]] = []
     run = session.run_batch
 
-    def collecting(ref: ModelRef, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    def collecting(ref: ModelRef, batch: NDArray[np.float32], count: int) -> NDArray[np.float32]:
         shapes.append(batch.shape)
-        return run(ref, batch)
+        return run(ref, batch, count)
 
     monkeypatch.setattr(patches, "run_batch", collecting)
     return shapes
@@ -183,9 +183,17 @@ def test_facts_and_repr_say_what_the_model_is(toy_model: ToyModel) -> None:
             r"stride 5 must divide input\.patch 34 less twice stitch\.halo 5",
         ),
         ("strided", {"stitch": {"halo": 6}}, r"stride 4 must divide .*patch 64.*halo 6"),
-        ("neighbours", {"input": {"std": [1, 0, 1]}}, r"input\.std .*1.*0.*1.* not contain 0"),
+        ("neighbours", {"input": {"std": [1, 0, 1]}}, r"input\.std .*1.*0.*1.* greater than 0"),
         ("neighbours", {"outputs": {"range": [1, 0]}}, r"range \[1, 0\] must rise"),
-        ("neighbours", {"batch": 0}, r"batch 0 must be at least 1"),
+        ("neighbours", {"batch": 0}, r"batch.*: Input should be .*greater than or equal to 1"),
+        ("neighbours", {"batch": True}, r"batch.*: Input should be a valid integer"),
+        ("neighbours", {"stitch": {"halo": True}}, r"halo: Input should be a valid integer"),
+        ("neighbours", {"input": {"patch": 10**6}}, r"patch: Input should be .* 16384"),
+        ("neighbours", {"input": {"scale": float("nan")}}, r"scale: Input should be a finite"),
+        ("neighbours", {"input": {"scale": 0}}, r"input\.scale 0 makes every pixel the same"),
+        ("neighbours", {"input": {"std": [1, -1, 1]}}, r"input\.std .* must be greater than 0"),
+        ("neighbours", {"outputs": {"range": [0, float("inf")]}}, r"range.*finite number"),
+        ("neighbours", {"outputs": {"activation": "softmax"}}, r"softmax needs two channels"),
         (
             "neighbours",
             {"outputs": {"channels": ["a", "b"]}},
@@ -211,6 +219,13 @@ def test_a_card_that_is_wrong_is_refused_with_both_values(
     card = toy_model(kind, **changes)
     with pytest.raises(ModelError, match=f"^{card.parent}/.*{said}"):
         load_model(card)
+
+
+def test_what_is_wrong_inside_the_outputs_is_said_once(toy_model: ToyModel) -> None:
+    with pytest.raises(ModelError) as caught:
+        load_model(toy_model("neighbours", outputs={"stride": "one"}))
+    assert str(caught.value).count("Input should be a valid integer") == 1
+    assert "Tuple" not in str(caught.value)
 
 
 def node(operation: str, source: str = "image", **attributes: Any) -> list[onnx.NodeProto]:
@@ -247,6 +262,21 @@ def test_an_output_of_another_rank_is_refused_with_both_shapes(toy_model: ToyMod
         load_model(card)
 
 
+def test_a_strided_output_off_the_patchs_grid_is_refused(toy_model: ToyModel) -> None:
+    """Stride 16 and halo 8: of two values a side, neither is that of the middle."""
+    pool = node("AveragePool", kernel_shape=[16, 16], strides=[16, 16])
+    card = toy_model("strided", input={"patch": 32}, outputs={"stride": 16}, stitch={"halo": 8})
+    with pytest.raises(ModelError, match=r"the graph gives \(4, 3, 2, 2\)"):
+        load_model(write_graph(card, pool))
+
+
+def test_a_graph_without_input_is_refused(toy_model: ToyModel) -> None:
+    constant = helper.make_node("Constant", [], ["scores"], value_float=1.0)
+    card = write_graph(toy_model("nan"), [constant], inputs=(), rank=0)
+    with pytest.raises(ModelError, match="describes one, the graph has none"):
+        load_model(card)
+
+
 def test_a_graph_of_two_inputs_is_refused_with_their_names(toy_model: ToyModel) -> None:
     add = [helper.make_node("Add", ["image", "prompt"], ["scores"])]
     card = write_graph(toy_model("nan"), add, inputs=("image", "prompt"))
@@ -274,8 +304,8 @@ def test_a_file_that_is_no_onnx_is_refused(toy_model: ToyModel) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (b"a: [1", "not a YAML model card: .*line 1"),
-        (b"\xff\xfe\x00", "not a YAML model card"),
+        (b"a: [1", "line 1: .*; a model card is a YAML"),
+        (b"\xff\xfe\x00", "not UTF-8 text"),
         (b"- a\n- b\n", "not a model card: a mapping with name, onnx, input, outputs"),
         (b"", "not a model card: a mapping"),
     ],
@@ -347,7 +377,7 @@ def test_patches_lie_on_one_grid_whatever_the_blocks(
     """A model that is not local shows it: a pixel says which patch it was predicted in."""
     ref = load_model(toy_model("nan", batch=1)).ref
 
-    def mean_everywhere(_: ModelRef, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    def mean_everywhere(_: ModelRef, batch: NDArray[np.float32], __: int) -> NDArray[np.float32]:
         return np.broadcast_to(batch.mean((1, 2, 3), keepdims=True), (1, 1, 32, 32))
 
     monkeypatch.setattr(patches, "run_batch", mean_everywhere)
@@ -472,6 +502,22 @@ def test_activations_agree_with_float64_and_never_overflow(
     np.testing.assert_allclose(given_, shares, rtol=1e-5, atol=1e-30)
 
 
+def test_what_fills_a_batch_up_may_be_no_number(toy_model: ToyModel) -> None:
+    """A graph that divides by the patch's mean gives NaN for the black patches of the filler."""
+    nodes = [
+        helper.make_node("ReduceMean", ["image"], ["mean"], axes=[1, 2, 3]),
+        helper.make_node("ReduceMean", ["image"], ["grey"], axes=[1]),
+        helper.make_node("Div", ["grey", "mean"], ["scores"]),
+    ]
+    ref = load_model(write_graph(toy_model("nan", outputs={"range": [0, 9]}), nodes)).ref
+    assert ref.batch == 4
+    scores = predict_whole(
+        ref, np.maximum(noise(96, 96), 1), 96
+    )  # nine patches: three more fill it up
+    assert np.isfinite(scores).all()
+    assert 0.9 < scores.mean() < 1.1
+
+
 def test_a_score_that_is_not_a_number_is_an_error(toy_model: ToyModel) -> None:
     ref, rgb = load_model(toy_model("nan")).ref, noise(64, 64)
     rgb[..., 0] = np.minimum(rgb[..., 0], 250)
@@ -479,6 +525,48 @@ def test_a_score_that_is_not_a_number_is_an_error(toy_model: ToyModel) -> None:
     rgb[40, 10] = RED
     with pytest.raises(ModelError, match=r"toy\.onnx: output scores is NaN or infinite in patch 2"):
         predict_whole(ref, rgb, 64)
+
+
+def external(card: Path, weights: float, location: str = "w.bin") -> Path:
+    """Rewrite ``per_patch``'s graph: its means times a weight, which is in a file of its own."""
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["image"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["flat"]),
+        helper.make_node("Mul", ["flat", "weight"], ["scores"]),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, "H", "W"])
+    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 3])
+    weight = numpy_helper.from_array(np.full((1, 3), weights, np.float32), "weight")
+    model = helper.make_model(
+        helper.make_graph(nodes, "external", [image], [scores], [weight]),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    path = card.parent / "toy.onnx"
+    (card.parent / "w.bin").unlink(missing_ok=True)  # it would be appended to
+    onnx.save(model, path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    path.write_bytes(path.read_bytes().replace(b"w.bin", location.encode()))
+    return card
+
+
+def test_weights_in_a_file_of_their_own_are_part_of_the_digest(toy_model: ToyModel) -> None:
+    card = toy_model("per_patch")
+    first = load_model(external(card, 0.25)).ref
+    graph = (card.parent / "toy.onnx").read_bytes()
+    second = load_model(external(card, 0.5)).ref
+    assert (card.parent / "toy.onnx").read_bytes() == graph
+    assert first.digest != second.digest
+    white = np.full((32, 32, 3), 255, np.uint8)
+    np.testing.assert_array_equal(predict_at(second, white, 32, (0, 0)), 0.5 * 255 / 256)
+
+
+def test_weights_outside_the_models_folder_are_refused(toy_model: ToyModel) -> None:
+    card = toy_model("per_patch")
+    (card.parent.parent / "ww").write_bytes((external(card, 0.5).parent / "w.bin").read_bytes())
+    # As long as the other name: lengths in the file stay right.
+    card = external(card, 0.5, location="../ww")
+    with pytest.raises(ModelError, match=r"weights in \.\./ww, outside the model's folder"):
+        load_model(card)
 
 
 def test_a_process_opens_a_model_once(toy_model: ToyModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -536,7 +624,7 @@ def test_a_score_just_beyond_the_range_is_its_end() -> None:
 
 @pytest.mark.parametrize("score", [-0.6 / 255, 1 + 0.6 / 255, 255.0, -7.0])
 def test_a_score_that_cannot_be_stored_is_an_error(score: float) -> None:
-    with pytest.raises(ModelError, match=r"block \(3, 7\): .* do not fit 0 to 1; set .*float32"):
+    with pytest.raises(ModelError, match=r"^scores from .* do not fit 0 to 1; set .*float32"):
         store([0.5, score])
 
 
@@ -547,7 +635,7 @@ def test_floats_are_stored_as_they_are() -> None:
 
 
 def test_a_score_too_large_for_float16_is_an_error_and_not_infinity() -> None:
-    with pytest.raises(ModelError, match=r"block \(3, 7\): .*1e\+06.* float16.*float32"):
+    with pytest.raises(ModelError, match=r"^scores .*1e\+06.* float16.*float32"):
         store([0.5, 1e6], "float16")
 
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage.color import rgb2lab
 
+from pipeline.clusters import cluster
+from pipeline.errors import StoreError
+from pipeline.execute import find_tissue, run
+from pipeline.export import export, overview
 from pipeline.export.overview import (
     OverviewImage,
     draw_overview,
@@ -20,6 +26,12 @@ from pipeline.export.overview import (
     save_overview,
     scale_bar_um,
 )
+from pipeline.model import load_model
+from pipeline.plan import Options, plan_slide
+from pipeline.results import open_stored
+from pipeline.slide import open_slide
+from pipeline.tissue import TissueSettings
+from tests.toys import noise, write_tiff
 
 SHAPES = {"wide": (50_000.0, 10_000.0), "tall": (3_000.0, 15_000.0), "square": (812.0, 812.0)}
 by_shape = pytest.mark.parametrize("extent", SHAPES.values(), ids=SHAPES)
@@ -192,10 +204,10 @@ def test_a_failed_drawing_leaves_the_old_file_and_no_other(
 
     def fill_the_disk(self: Figure, name: Path, **options: object) -> None:
         name.write_text("half a pict")
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Figure, "savefig", fill_the_disk)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(StoreError, match=r"overview\.png: cannot be written: No space left"):
         save_overview(example(), path)
     assert path.read_text() == "an older one"
     assert [file.name for file in tmp_path.iterdir()] == ["overview.png"]
@@ -231,3 +243,43 @@ def test_the_colours_span_the_limits_and_the_bar_says_them() -> None:
     assert middle == pytest.approx([0.1 * 255 + 0.9 * each for each in (253, 231, 37)], abs=3)
     labels = [text.get_text() for text in figure.axes[2].get_yticklabels()]
     assert labels == ["0.1", "0.2", "0.3"]
+
+
+def test_scores_lie_where_the_store_says(
+    tmp_path: Path, toy_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """300 x 500 px in patches of 32: the scores go on beyond the slide; no two rows are alike."""
+    rgb = np.full((300, 500, 3), 255, np.uint8)
+    rgb[:150, :250] = noise(150, 250)
+    rgb[280, 400] = noise(1, 1)[0, 0]
+    slide = open_slide(write_tiff(tmp_path / "a.tiff", rgb, mpp=(0.5, 0.25)))
+    everywhere = find_tissue(slide, TissueSettings(method="none"), 8.0, None)
+    mask = everywhere.mask.copy()
+    mask[len(mask) // 2 :] = False  # the lower blocks are background
+    plan = plan_slide(
+        slide,
+        load_model(toy_model("per_patch")),
+        replace(everywhere, mask=mask),
+        Options(block=128, dtype="float32"),
+        path=str(tmp_path / "a.zarr"),
+    )
+    with cluster("threads"):
+        run(plan)
+    drawn: list[OverviewImage] = []
+    monkeypatch.setattr(overview, "save_overview", lambda image, _: drawn.append(image))
+    export("overview", plan.path, slide)
+    (image,) = drawn
+    stored = open_stored(Path(plan.path))
+    assert stored is not None
+    assert image.heat is not None
+    np.testing.assert_array_equal(image.heat, stored.levels[0][0].compute())
+    assert not np.array_equal(image.heat, image.heat[::-1])
+    assert (image.height_um, image.width_um) == (150.0, 125.0)
+    assert image.heat_um == (10 * 32 * 0.5, 16 * 32 * 0.25)
+    assert image.analysed is not None
+    np.testing.assert_array_equal(image.analysed[:, 0], [True] * 8 + [False] * 2)
+    figure = draw_overview(image)
+    panel = figure.axes[1]
+    assert tuple(panel.images[1].get_extent()) == (0, 128.0, 160.0, 0)
+    assert panel.get_xlim() == (0, 125.0)
+    assert panel.get_ylim() == (150.0, 0)

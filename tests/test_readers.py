@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,8 @@ from pipeline.readers.openslide import (
     _describe,
     _mpp,
 )
-from tests.toys import halved, noise, read_directly, write_tiff
+from tests.contracts import check_opener, check_reader, check_source
+from tests.toys import halved, noise, read_directly, spoil_first_tile, write_tiff
 
 CUT = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -79,13 +81,7 @@ def whole(reader: Reader, level: int) -> Box:
 
 def write_broken(path: Path) -> Path:
     """Write a slide of 3 x 4 tiles whose first tile cannot be decoded."""
-    write_tiff(path, noise(300, 400))
-    with tifffile.TiffFile(path) as tiff:
-        at = tiff.pages[0].dataoffsets[0]
-    spoilt = bytearray(path.read_bytes())
-    spoilt[at : at + 200] = bytes(200)
-    path.write_bytes(spoilt)
-    return path
+    return spoil_first_tile(write_tiff(path, noise(300, 400)))
 
 
 FIRST_TILE, LAST_TILE = Box(0, 0, 20, 20), Box(270, 390, 20, 10)
@@ -308,6 +304,55 @@ def test_bounds_are_there_only_when_the_file_names_all_four() -> None:
     assert _bounds(properties) == Box(3, 4, 50, 60)
     del properties["openslide.bounds-width"]
     assert _bounds(properties) is None
+
+
+@pytest.mark.parametrize("name", ["exact_path", "uneven_path", "demo_slide"])
+def test_openslide_keeps_the_contract_of_a_reader(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    reader = open_reader(str(request.getfixturevalue(name)), "openslide")
+    check_reader(reader)
+    reader.close()
+
+
+def test_what_is_no_slide_keeps_the_contract_of_an_opener(tmp_path: Path) -> None:
+    check_opener(partial(open_reader, reader="openslide"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "CMU-1-Small-Region.svs",
+        "CMU-1-Small-Region-dicom",
+        "TCGA-CR-7395-01A-01-TS1.svs",
+        "test3-DAPI-2-(387).ndpi",
+        "erosion-HE.svs",
+    ],
+)
+def test_real_slides_keep_the_contract_of_a_reader(name: str, shared_data: Path) -> None:
+    path = shared_data / "slides" / name
+    if path.is_dir():
+        path = min(path.glob("*.dcm"))
+    reader = open_reader(str(path), "openslide")
+    check_reader(reader)
+    reader.close()
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_a_level_keeps_the_contract_of_a_source(level: int, demo_slide: Path) -> None:
+    source = open_slide(demo_slide).level(level)
+    check_source(source, background=source.background)
+
+
+def test_slides_without_a_hash_of_openslides_differ_by_their_content(tmp_path: Path) -> None:
+    identities = []
+    for seed in (0, 1):
+        path = tmp_path / f"{seed}.tif"
+        tifffile.imwrite(path, noise(2048, 2048, seed), tile=(256, 256), photometric="rgb")
+        with openslide.OpenSlide(path) as slide:
+            assert openslide.PROPERTY_NAME_QUICKHASH1 not in slide.properties
+            identities.append(_describe(str(path), slide).identity)
+    assert identities[0] != identities[1]
 
 
 def test_identity_stays_with_the_content_and_changes_with_it(tmp_path: Path) -> None:

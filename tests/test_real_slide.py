@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import pipeline
-from pipeline.batch import Silence, SlideOutcome, dry_run
+from pipeline.batch import dry_run
 from pipeline.clusters import Distributed, scheduler_in_force
 from pipeline.geometry import Box
+from pipeline.outcomes import Silence, SlideOutcome
 from pipeline.plan import Plan
 from pipeline.runfile import load_config
 from tests.toys import read_directly

@@ -3,6 +3,7 @@ from __future__ import annotations
 import struct
 import time
 import tracemalloc
+import warnings
 import zlib
 from fractions import Fraction
 from pathlib import Path
@@ -182,7 +183,7 @@ def test_nonzero_is_tissue_in_every_mode(tmp_path: Path, mode: str, value: int) 
         image = image.convert(mode)
     path = tmp_path / "mask.tif"
     image.save(path)
-    np.testing.assert_array_equal(load_mask(path, mask.shape), mask)
+    np.testing.assert_array_equal(load_mask(path, mask.shape, mask.shape), mask)
 
 
 def test_what_is_transparent_is_not_tissue(tmp_path: Path) -> None:
@@ -190,43 +191,45 @@ def test_what_is_transparent_is_not_tissue(tmp_path: Path) -> None:
     rgba[..., 3] = scene() * 255
     path = tmp_path / "mask.png"
     Image.fromarray(rgba).save(path)
-    np.testing.assert_array_equal(load_mask(path, (40, 60)), scene())
+    np.testing.assert_array_equal(load_mask(path, (40, 60), (40, 60)), scene())
 
 
 def test_a_mask_is_resampled_to_the_nearest_pixel(tmp_path: Path) -> None:
     path = tmp_path / "mask.png"
     mask = np.random.default_rng(3).random((40, 60)) < 0.5
     Image.fromarray(mask).save(path)
-    np.testing.assert_array_equal(load_mask(path, (120, 180)), np.kron(mask, np.ones((3, 3))))
-    np.testing.assert_array_equal(load_mask(path, (8, 12)), mask[2::5, 2::5])
+    np.testing.assert_array_equal(
+        load_mask(path, (120, 180), (120, 180)), np.kron(mask, np.ones((3, 3)))
+    )
+    np.testing.assert_array_equal(load_mask(path, (8, 12), (8, 12)), mask[2::5, 2::5])
 
 
 def test_a_mask_shaped_unlike_the_slide_is_refused_with_both_ratios(tmp_path: Path) -> None:
     path = tmp_path / "mask.png"
     Image.fromarray(scene()).save(path)
-    load_mask(path, (400, 610))
+    load_mask(path, (400, 610), (400, 610))
     with pytest.raises(ConfigError, match=r"1\.5000 \(60 x 40\).*1\.5500 \(620 x 400\)"):
-        load_mask(path, (400, 620))
+        load_mask(path, (400, 620), (400, 620))
     with pytest.raises(ConfigError, match="aspect ratio"):
-        load_mask(path, (60, 40))
+        load_mask(path, (60, 40), (60, 40))
 
 
 def test_a_missing_mask_is_an_error_of_the_configuration(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.png: tissue mask cannot be read"):
-        load_mask(tmp_path / "nowhere.png", (4, 4))
+        load_mask(tmp_path / "nowhere.png", (4, 4), (4, 4))
 
 
 def test_what_is_no_image_or_half_of_one_is_refused(tmp_path: Path) -> None:
     text = tmp_path / "mask.txt"
     text.write_text("tissue everywhere")
     with pytest.raises(ConfigError, match="cannot be read"):
-        load_mask(text, (4, 4))
+        load_mask(text, (4, 4), (4, 4))
     whole = tmp_path / "mask.png"
     Image.fromarray(picture((64, 64), PINK)).save(whole)
     half = tmp_path / "half.png"
     half.write_bytes(whole.read_bytes()[:3000])
     with pytest.raises(ConfigError, match="cannot be read"):
-        load_mask(half, (64, 64))
+        load_mask(half, (64, 64), (64, 64))
 
 
 @pytest.mark.parametrize("side", [10_000, 60_000])
@@ -243,7 +246,7 @@ def test_a_mask_that_would_fill_the_memory_is_refused_before_it_is_decoded(
         + b"\0\0\0\0IEND\xaeB`\x82"
     )
     with pytest.raises(ConfigError, match=r"too large to decode safely.*coarser"):
-        load_mask(path, (100, 100))
+        load_mask(path, (100, 100), (100, 100))
 
 
 # -- fractions of boxes -------------------------------------------------------------------
@@ -306,3 +309,23 @@ def test_fractions_of_a_large_mask_are_quick_and_light() -> None:
     assert peak_bytes < 30e6
     assert 0.3 < found.min() < found.max() < 0.7
     assert tissue_fraction(np.ones_like(mask), boxes, boxes, (100_003, 100_003)).min() == 1.0
+
+
+def test_a_mask_is_compared_with_the_slide_and_not_with_its_coarse_picture(tmp_path: Path) -> None:
+    """Rounded up to whole pixels of the picture, a small slide has another aspect ratio."""
+    path = tmp_path / "mask.png"
+    Image.fromarray(np.full((257, 1001), 255, np.uint8)).save(path)
+    assert load_mask(path, (17, 63), (257, 1001)).shape == (17, 63)
+    with pytest.raises(ConfigError, match=r"3\.8949 \(1001 x 257\), the slide 3\.7059 \(63 x 17\)"):
+        load_mask(path, (17, 63), (17, 63))
+
+
+def test_a_mask_too_large_to_decode_is_refused_whatever_the_filter_of_warnings(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "bomb.png"
+    Image.new("1", (10_000, 10_000)).save(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(ConfigError, match="too large to decode safely"):
+            load_mask(path, (10, 10), (10, 10))

@@ -80,6 +80,16 @@ def write_tiff(
     return path
 
 
+def spoil_first_tile(path: Path) -> Path:
+    """Make the first tile of a TIFF one that cannot be decoded."""
+    with tifffile.TiffFile(path) as tiff:
+        at = tiff.pages[0].dataoffsets[0]
+    spoilt = bytearray(path.read_bytes())
+    spoilt[at : at + 200] = bytes(200)
+    path.write_bytes(spoilt)
+    return path
+
+
 def halved(rgb: Pixels) -> Pixels:
     """Give the average of 2 x 2 pixels, rounded down."""
     height, width = rgb.shape[0] // 2, rgb.shape[1] // 2

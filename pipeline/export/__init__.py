@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 from pipeline.errors import StoreError
-from pipeline.results import StoredSlide
+from pipeline.results import StoredSlide, open_stored
 from pipeline.slide import Slide
 
 __all__ = ["EXPORTS", "export"]
@@ -22,12 +22,13 @@ EXPORTS = {
 """Kind -> module; imported when first asked for."""
 
 
-def export(kind: str, stored: StoredSlide, slide: Slide) -> str:
-    """Make one kind of file beside the store and give its path.
+def export(kind: str, store: str, slide: Slide) -> str:
+    """Make one kind of file beside the store at a path and give the file's path.
 
     Raises `StoreError` where the store is not committed.
     """
-    if not stored.seen.committed:
-        raise StoreError(f"{stored.path}: is not finished; run again before exporting")
+    stored = open_stored(Path(store))
+    if stored is None or not stored.seen.committed:
+        raise StoreError(f"{store}: is not finished; run again before exporting")
     make: Callable[[StoredSlide, Slide, Path], Path] = import_module(EXPORTS[kind]).export
     return str(make(stored, slide, Path(stored.path).with_suffix("")))

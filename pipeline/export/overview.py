@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
+from pipeline.errors import StoreError
 from pipeline.results import StoredSlide
 from pipeline.slide import Slide
 from pipeline.store import Coverage
@@ -46,10 +47,14 @@ _OUTLINE_PIXELS = 1500  # a finer mask is thinned: lines cannot show more
 
 @dataclass(frozen=True)
 class OverviewImage:
-    """What an overview shows. Every array covers the whole slide, each at its own resolution.
+    """What an overview shows.
+
+    Every array covers the whole slide, each at its own resolution;
+    scores may go on beyond it, where a model's stride does not divide the slide.
 
     thumbnail: uint8 (y, x, 3).
     heat: float32 (y, x) scores; None draws the slide alone.
+    heat_um: height and width that the scores cover, from the slide's corner; None: the slide's.
     limits: the scores at the two ends of the colours; beyond them the end's colour is drawn.
     tissue: bool (y, x), drawn as an outline.
     width_um, height_um: the slide's extent; they alone decide shape and scale.
@@ -67,6 +72,7 @@ class OverviewImage:
     channel: str
     subtitle: str = ""
     analysed: NDArray[np.bool_] | None = None
+    heat_um: tuple[float, float] | None = None
     limits: tuple[float, float] = (0.0, 1.0)
 
 
@@ -79,16 +85,17 @@ def export(stored: StoredSlide, slide: Slide, stem: Path) -> Path:
     level = next(i for i, each in enumerate(stored.outputs) if max(each.plane) <= _HEAT_PIXELS)
     heat = stored.as_scores(np.asarray(stored.levels[level][0]))
     analysed = _analysed(stored, (heat.shape[0], heat.shape[1]))
-    scale_y, scale_x = stored.placements[0].scale
-    rows, columns = stored.outputs[0].plane
+    l0_mpp_y, l0_mpp_x = stored.level0_mpp
+    scale_y, scale_x = stored.placements[level].scale
     path = stem.with_name(f"{stem.name}.overview.png")
     save_overview(
         OverviewImage(
             thumbnail=slide.thumbnail(_HEAT_PIXELS),
             heat=heat,
             tissue=stored.tissue,
-            width_um=columns * scale_x,
-            height_um=rows * scale_y,
+            width_um=slide.shape[1] * l0_mpp_x,
+            height_um=slide.shape[0] * l0_mpp_y,
+            heat_um=(heat.shape[0] * scale_y, heat.shape[1] * scale_x),
             title=slide.name,
             channel=f"{stored.channels[0]}, mean per pixel" if level else stored.channels[0],
             subtitle="" if stored.state == "done" else f"failed blocks: {len(stored.failures)}",
@@ -166,12 +173,14 @@ def draw_overview(image: OverviewImage) -> Figure:
 
 
 def save_overview(image: OverviewImage, path: str | Path) -> None:
-    """Write the overview as PNG: the whole file or none."""
+    """Write the overview as PNG: the whole file or none. `StoreError` where it cannot be."""
     path = Path(path)
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         draw_overview(image).savefig(temporary, format="png")
         temporary.replace(path)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {error.strerror}; run again") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -222,9 +231,12 @@ def _draw_heat(axes: Axes, image: OverviewImage, heat: NDArray[np.float32]) -> N
     hidden = ~np.isfinite(heat)
     if image.analysed is not None:
         hidden |= ~resample_mask(image.analysed, (heat.shape[0], heat.shape[1]))
-    scores, extent = np.ma.masked_array(heat, hidden), (0, image.width_um, image.height_um, 0)
+    scores = np.ma.masked_array(heat, hidden)
+    height_um, width_um = image.heat_um or (image.height_um, image.width_um)
+    extent = (0, width_um, height_um, 0)
     low, high = image.limits
     axes.imshow(scores, heat_colours(), extent=extent, aspect="auto", vmin=low, vmax=high)
+    axes.set(xlim=(0, image.width_um), ylim=(image.height_um, 0))
 
 
 def _draw_colour_bar(axes: Axes, channel: str, limits: tuple[float, float]) -> None:

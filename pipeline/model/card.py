@@ -6,33 +6,15 @@ the checked card, `ModelRef` the frozen token of it that travels to the workers.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from importlib.resources import files
-from os import PathLike
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.describe import as_html, as_text
-from pipeline.errors import ModelError, unknown_key
 from pipeline.geometry import Frame
 
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
-
-__all__ = [
-    "Card",
-    "Footprint",
-    "InputSpec",
-    "Model",
-    "ModelRef",
-    "OutputSpec",
-    "StitchSpec",
-    "load_model",
-]
+__all__ = ["Card", "Footprint", "InputSpec", "Model", "ModelRef", "OutputSpec", "StitchSpec"]
 
 BATCH_PIXELS = 2**18
 """Input pixels of one automatic batch: one patch of 512 px, four of 256 px."""
@@ -40,8 +22,12 @@ BATCH_PIXELS = 2**18
 MAX_BATCH = 32
 
 
+# `halo: yes` is true in YAML, and would otherwise mean 1.
+Whole = Annotated[int, Field(strict=True)]
+
+
 class _Spec(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class InputSpec(_Spec):
@@ -49,7 +35,9 @@ class InputSpec(_Spec):
 
     layout: Literal["NCHW", "NHWC"] = Field("NCHW", description="order of the input's axes")
     channels: Literal["RGB", "BGR"] = Field("RGB", description="order of the colours")
-    patch: int = Field(ge=8, description="side of one patch in pixels, halo included")
+    patch: int = Field(
+        ge=8, le=2**14, strict=True, description="side of one patch in pixels, halo included"
+    )
     scale: float = Field(1 / 255, description="factor from 0..255, applied first")
     mean: tuple[float, float, float] = Field((0, 0, 0), description="subtracted after scaling")
     std: tuple[float, float, float] = Field((1, 1, 1), description="divided by, last")
@@ -65,7 +53,10 @@ class OutputSpec(_Spec):
         "none", description="applied to the raw output; none if the graph ends with its own"
     )
     stride: int = Field(
-        1, ge=1, description="input pixels per output pixel: 1 is dense, `patch` is one per patch"
+        1,
+        ge=1,
+        strict=True,
+        description="input pixels per output pixel: 1 is dense, `patch` is one per patch",
     )
     range: tuple[float, float] = Field(
         (0.0, 1.0), description="values that 0 and 255 stand for when stored as uint8"
@@ -78,7 +69,9 @@ class StitchSpec(_Spec):
     method: Literal["crop"] = Field(
         "crop", description="keep each patch's middle: every output pixel comes from one patch"
     )
-    halo: int = Field(0, ge=0, description="margin of a patch that is predicted but not kept")
+    halo: int = Field(
+        0, ge=0, strict=True, description="margin of a patch that is predicted but not kept"
+    )
 
 
 class Card(_Spec):
@@ -95,7 +88,7 @@ class Card(_Spec):
         description="what the model gives; one output"
     )
     stitch: StitchSpec = Field(StitchSpec(), description="how patches become a whole")
-    batch: Literal["auto"] | int = Field(
+    batch: Literal["auto"] | Annotated[Whole, Field(ge=1, le=2**12)] = Field(
         "auto", description="patches per call; always exactly that many, padded at the end"
     )
 
@@ -111,10 +104,12 @@ class Card(_Spec):
                 f"stitch.halo {halo}; for one score per patch every {stride} px use halo "
                 f"{max(patch - stride, 0) // 2}"
             )
-        if isinstance(self.batch, int) and self.batch < 1:
-            raise ValueError(f"batch {self.batch} must be at least 1, or auto")
-        if 0 in self.input.std:
-            raise ValueError(f"input.std {self.input.std} must not contain 0")
+        if min(self.input.std) <= 0:
+            raise ValueError(f"input.std {self.input.std} must be greater than 0")
+        if self.input.scale == 0:
+            raise ValueError("input.scale 0 makes every pixel the same")
+        if self.outputs[0].activation == "softmax" and len(self.outputs[0].channels) < 2:
+            raise ValueError("outputs.activation softmax needs two channels or more; use sigmoid")
         low, high = self.outputs[0].range
         if not low < high:
             raise ValueError(f"outputs.range [{low:g}, {high:g}] must rise")
@@ -192,101 +187,3 @@ class Model:
 
     def _repr_html_(self) -> str:
         return as_html(f"Model {self.card.name}", self.facts())
-
-
-def load_model(path: str | PathLike[str]) -> Model:
-    """Load a model card, or the one card in a folder, or ``builtin:NAME``.
-
-    The ONNX file is opened and run once on an empty patch, and must agree with the card.
-    Raises `ModelError` naming the card's field, what it says and what the ONNX file says.
-    """
-    from pipeline.model.session import batch_size, check_card
-
-    source = _card_path(str(path))
-    card = _read_card(source)
-    onnx = (source.parent / card.onnx).resolve()
-    if not onnx.is_file():
-        raise ModelError(f"{source}: onnx: no file {onnx}; put it beside the card")
-    digest = hashlib.sha256(onnx.read_bytes()).hexdigest()
-    ref = _token(card, onnx, digest, batch_size(onnx, card))
-    return Model(str(source), card, ref, check_card(source, ref))
-
-
-def _card_path(path: str) -> Path:
-    if path.startswith("builtin:"):
-        name = path.removeprefix("builtin:")
-        card = Path(str(files("pipeline.model.builtin"))) / f"{name}.yaml"
-        if not card.is_file():
-            known = ", ".join(sorted(f"builtin:{c.stem}" for c in card.parent.glob("*.yaml")))
-            raise ModelError(f"{path}: no such built-in model; there is {known}")
-        return card
-    given = Path(path).expanduser().absolute()
-    if given.is_dir():
-        cards = sorted([*given.glob("*.yaml"), *given.glob("*.yml")])
-        if len(cards) != 1:
-            found = ", ".join(card.name for card in cards) or "none"
-            raise ModelError(f"{given}: a model folder holds one card (*.yaml); found {found}")
-        return cards[0]
-    if given.suffix == ".onnx":
-        beside = given.with_suffix(".yaml")
-        if not beside.is_file():
-            raise ModelError(f"{given}: an ONNX file needs a card; write {beside.name} beside it")
-        return beside
-    if not given.is_file():
-        raise ModelError(f"{given}: no such model card; give a card, its folder or builtin:nuclei")
-    return given
-
-
-def _read_card(path: Path) -> Card:
-    try:
-        raw: Any = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        first = " ".join(str(error).split())
-        raise ModelError(f"{path}: not a YAML model card: {first}") from error
-    if not isinstance(raw, dict):
-        raise ModelError(f"{path}: not a model card: a mapping with name, onnx, input, outputs")
-    try:
-        return Card.model_validate(raw)
-    except ValidationError as error:
-        problems = "; ".join(_problem(each) for each in error.errors(include_url=False))
-        raise ModelError(f"{path}: {problems}") from error
-
-
-def _problem(error: ErrorDetails) -> str:
-    """Say one thing wrong with a card: where, what, what was given or was meant."""
-    where = ".".join(str(part) for part in error["loc"]) or "card"
-    if error["type"] == "extra_forbidden":
-        *parents, name = map(str, error["loc"])
-        return f"{where}: {unknown_key(name, _BLOCKS[parents[0]] if parents else _KEYS)}"
-    if error["type"] == "missing":
-        return f"{where}: missing"
-    return f"{where}: {error['msg'].removeprefix('Value error, ')} (given {error['input']!r:.60})"
-
-
-_KEYS = tuple(Card.model_fields)
-_BLOCKS = {
-    "input": tuple(InputSpec.model_fields),
-    "outputs": tuple(OutputSpec.model_fields),
-    "stitch": tuple(StitchSpec.model_fields),
-}
-
-
-def _token(card: Card, onnx: Path, digest: str, batch: int) -> ModelRef:
-    output = card.outputs[0]
-    return ModelRef(
-        onnx=str(onnx),
-        digest=digest,
-        patch=card.input.patch,
-        halo=card.stitch.halo,
-        stride=output.stride,
-        channels=len(output.channels),
-        batch=batch,
-        layout=card.input.layout,
-        order=card.input.channels,
-        scale=card.input.scale,
-        mean=card.input.mean,
-        std=card.input.std,
-        output=output.name,
-        activation=output.activation,
-        value_range=output.range,
-    )

@@ -42,13 +42,18 @@ def predict_block(
         given = [box.expanded(model.halo) for box in chosen]
         # Unnamed, so that neither input nor output of a batch is held while the next one is run:
         # the runtime's arena would grow for it.
-        _place(run_batch(model, _batch(rgb, l_outer, given, model)), o_chosen, scores, o_box)
+        _place(
+            run_batch(model, _batch(rgb, l_outer, given, model), len(given)),
+            o_chosen,
+            scores,
+            o_box,
+        )
     return scores
 
 
 def quantise(
     scores: NDArray[np.float32],
-    index: Index,
+    _index: Index,
     _value: None,
     *,
     stored_as: str,
@@ -60,23 +65,23 @@ def quantise(
     would be stored as something it is not.
     """
     if np.dtype(stored_as) != np.uint8:
-        return _as_float(scores, index, stored_as)
+        return _as_float(scores, stored_as)
     low, high = value_range
     steps = (scores - np.float32(low)) * np.float32(255 / (high - low))
     if steps.size and (steps.min() < -0.5 or steps.max() > 255.5):
         raise ModelError(
-            f"block {index}: scores from {scores.min():g} to {scores.max():g} do not fit "
+            f"scores from {scores.min():g} to {scores.max():g} do not fit "
             f"{low:g} to {high:g}; set the card's activation or range, or output.dtype: float32"
         )
     stored: NDArray[np.uint8] = np.rint(np.clip(steps, 0, 255)).astype(np.uint8)
     return stored
 
 
-def _as_float(scores: NDArray[np.float32], index: Index, stored_as: str) -> NDArray[Any]:
+def _as_float(scores: NDArray[np.float32], stored_as: str) -> NDArray[Any]:
     limit = float(np.finfo(stored_as).max)
     if scores.size and np.abs(scores).max() > limit:
         raise ModelError(
-            f"block {index}: scores from {scores.min():g} to {scores.max():g} do not fit "
+            f"scores from {scores.min():g} to {scores.max():g} do not fit "
             f"{stored_as}, which ends at {limit:g}; set output.dtype: float32"
         )
     return np.asarray(scores, np.dtype(stored_as))
@@ -118,7 +123,7 @@ def _place(
     a graph may give the middle only.
     """
     margin = (values.shape[-1] - chosen[0].height) // 2
-    for box, patch in zip(chosen, values, strict=False):
+    for box, patch in zip(chosen, values, strict=True):
         part = box.intersection(o_box)
         rows, columns = part.within(box.expanded(margin))
         scores[(slice(None), *part.within(o_box))] = patch[:, rows, columns]

@@ -6,17 +6,15 @@ import importlib.metadata
 import os
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import MissingExtraError, ModelError
 from pipeline.handles import Pool
+from pipeline.model.card import BATCH_PIXELS, MAX_BATCH, Card, Footprint, ModelRef
 from pipeline.process import resident_bytes
-
-if TYPE_CHECKING:
-    from pipeline.model.card import Card, Footprint, ModelRef
 
 __all__ = ["batch_size", "check_card", "run_batch", "runtime_version", "sessions"]
 
@@ -33,9 +31,8 @@ def runtime_version() -> str:
 
 def batch_size(onnx: Path, card: Card) -> int:
     """Give the number of patches per call: the graph's own if fixed, else the card's."""
-    from pipeline.model.card import BATCH_PIXELS, MAX_BATCH
-
-    fixed = _open(str(onnx)).get_inputs()[0].shape
+    inputs = _open(str(onnx)).get_inputs()
+    fixed = inputs[0].shape if inputs else None
     if fixed and isinstance(fixed[0], int):
         if card.batch not in ("auto", fixed[0]):
             raise ModelError(f"{onnx}: batch: the card says {card.batch}, the graph {fixed[0]}")
@@ -50,14 +47,12 @@ def check_card(card: Path, ref: ModelRef) -> Footprint:
 
     Raises `ModelError` where card and graph disagree.
     """
-    from pipeline.model.card import Footprint
-
     before = resident_bytes()
     session = _open(ref.onnx)
     opened = resident_bytes()
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1:
-        found = ", ".join(node.name for node in inputs)
+        found = ", ".join(node.name for node in inputs) or "none"
         raise ModelError(f"{card}: input: the card describes one, the graph has {found}")
     if inputs[0].type != "tensor(float)":
         raise ModelError(f"{card}: input: float32 is given, the graph takes {inputs[0].type}")
@@ -82,7 +77,9 @@ def check_card(card: Path, ref: ModelRef) -> Footprint:
 
 
 def _check_output(card: Path, ref: ModelRef, given: tuple[int, ...]) -> None:
-    sides = {ref.patch // ref.stride, ref.core // ref.stride}
+    sides = {ref.core // ref.stride}
+    if ref.halo % ref.stride == 0:  # else the middle of the patch is not on the output's grid
+        sides.add(ref.patch // ref.stride)
     if (
         len(given) != 4
         or given[:2] != (ref.batch, ref.channels)
@@ -96,13 +93,14 @@ def _check_output(card: Path, ref: ModelRef, given: tuple[int, ...]) -> None:
         )
 
 
-def run_batch(ref: ModelRef, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Run one batch in this process's session: ``(n, c, y, x)`` float32, activation applied.
+def run_batch(ref: ModelRef, batch: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """Run one batch in this process's session: ``(count, c, y, x)`` float32, activation applied.
 
+    Only the first ``count`` patches are looked at: what fills the batch up may well give NaN.
     Raises `ModelError` where the runtime fails or a value is not finite.
     """
     with sessions.using(ref) as session:
-        values = _run(session, ref, batch)
+        values = _run(session, ref, batch)[:count]
     if not np.isfinite(values).all():
         patch = int(np.argwhere(~np.isfinite(values))[0, 0])
         raise ModelError(f"{ref.onnx}: output {ref.output} is NaN or infinite in patch {patch}")
@@ -127,9 +125,15 @@ def _run(session: Any, ref: ModelRef, batch: NDArray[np.float32]) -> NDArray[np.
     except Exception as error:  # the runtime's exceptions share no parent of their own
         if type(error).__module__.split(".")[0] != "onnxruntime":
             raise
+        said = " ".join(str(error).split())
         raise ModelError(
-            f"{ref.onnx}: the model failed on a batch {batch.shape}: {error}"
+            f"{ref.onnx}: the model failed on a batch {batch.shape}: {said}"
         ) from error
+    if not isinstance(values, np.ndarray):
+        raise ModelError(
+            f"{ref.onnx}: output {ref.output} is no tensor but {type(values).__name__}; export "
+            "the model without its ZipMap"
+        )
     dense = np.asarray(values, np.float32)
     # One score vector per patch is a 1 x 1 map of them.
     return dense[:, :, None, None] if dense.ndim == 2 else dense
@@ -149,7 +153,7 @@ def _open(onnx: str) -> Any:
     options.enable_mem_pattern = False
     # Idle workers must not burn the cores their neighbours need.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its errors are raised, and told once
     try:
         return runtime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # as in `_run`

@@ -10,6 +10,7 @@ fails for ever, so whoever sees an error drops the handle (`pipeline.handles.Poo
 
 from __future__ import annotations
 
+import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ CACHE_BYTES = 32 * 2**20
 
 _ANCHOR = 512
 _DEFAULT_TILE = 256
+_PIECES, _PIECE_BYTES = 64, 2**16
 _WHITE = (255, 255, 255)
 _REMEDY = "check that the file is whole, or copy it again from where it comes from"
 
@@ -133,7 +135,7 @@ def _describe(path: str, slide: openslide.OpenSlide) -> Metadata:
         LevelInfo(shape, _tile(properties, i, shape), _downsample(shapes[0], shape))
         for i, shape in enumerate(shapes)
     )
-    quickhash = properties.get(openslide.PROPERTY_NAME_QUICKHASH1, "no-quickhash")
+    quickhash = properties.get(openslide.PROPERTY_NAME_QUICKHASH1) or _sampled_hash(path)
     return Metadata(
         vendor=properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown"),
         levels=levels,
@@ -145,6 +147,16 @@ def _describe(path: str, slide: openslide.OpenSlide) -> Metadata:
         properties=tuple(sorted(properties.items())),
         identity=f"{quickhash}:{Path(path).stat().st_size}",
     )
+
+
+def _sampled_hash(path: str) -> str:
+    """Hash 64 pieces of a file, evenly spread: for files to which OpenSlide gives no hash."""
+    size, digest = Path(path).stat().st_size, hashlib.sha256()
+    with Path(path).open("rb") as file:
+        for i in range(_PIECES):
+            file.seek(max(size - _PIECE_BYTES, 0) * i // (_PIECES - 1))
+            digest.update(file.read(_PIECE_BYTES))
+    return digest.hexdigest()
 
 
 def _tile(properties: dict[str, str], level: int, shape: Shape) -> Shape:
@@ -162,10 +174,13 @@ def _downsample(l0_shape: Shape, shape: Shape) -> tuple[float, float]:
 
     >>> _downsample((16866, 13196), (4217, 3299))
     (4.0, 4.0)
+    >>> _downsample((300, 5000), (18, 312))
+    (16.0, 16.0)
     >>> _downsample((1000, 1000), (300, 300))
     (3.3333333333333335, 3.3333333333333335)
     """
-    whole = max(round(l0_shape[0] / shape[0]), 1)
+    longer = l0_shape.index(max(l0_shape))  # there rounding weighs least
+    whole = max(round(l0_shape[longer] / shape[longer]), 1)
     if all(
         n in (math.floor(l0 / whole), math.ceil(l0 / whole))
         for l0, n in zip(l0_shape, shape, strict=True)
