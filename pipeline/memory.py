@@ -54,10 +54,14 @@ def _task_bytes(model: ModelRef, block: int, dtype: str) -> int:
     scores = model.channels * (block // model.stride) ** 2
     pixels = outer**2
     batch = model.batch * model.patch**2 * 4
+    # What the runtime gives for a batch, and which of it is finite.
+    given = model.batch * model.channels * (model.patch // model.stride) ** 2 * (4 + 1)
     reading = pixels * (4 + 4 + 3)  # OpenSlide's buffer, its RGBA copy, RGB
-    predicting = pixels * 3 + scores * 4 + batch * 3 * 2  # the batch, and as the model wants it
-    # Quantised: float32 scores, two temporaries, the stored values; written: an encoded copy.
+    # The batch, and as the model wants it.
+    predicting = pixels * 3 + scores * 4 + max(batch * 3 * 2, batch * 3 + given)
+    # Quantised: float32 scores, the same in steps, the stored values; written: encoded copies.
     stored = np.dtype(dtype).itemsize
     writing = pixels * 3 + scores * (4 * 3 + stored) if stored == 1 else scores * (4 + 3 * stored)
-    halving = scores * (4 * stored + max(stored, 2) + 2 * stored)  # four blocks into one
+    # Four blocks, as they are decoded and as they are put together, into one.
+    halving = scores * (2 * 4 * stored + max(stored, 2) + stored)
     return int(max(reading, predicting, writing, halving))

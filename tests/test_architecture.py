@@ -45,6 +45,7 @@ HOMES = {
     "yaml": ("runfile.py",),
     "matplotlib": ("export/overview.py",),
     "skimage": ("tissue.py",),
+    "scipy": ("model/session.py",),
 }
 """Where an engine may be imported: files, or a folder ending in ``/``."""
 

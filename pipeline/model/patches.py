@@ -73,7 +73,10 @@ def quantise(
             f"scores from {scores.min():g} to {scores.max():g} do not fit "
             f"{low:g} to {high:g}; set the card's activation or range, or output.dtype: float32"
         )
-    stored: NDArray[np.uint8] = np.rint(np.clip(steps, 0, 255)).astype(np.uint8)
+    # In place: as floats, the scores of a block are the largest thing there is.
+    np.clip(steps, 0, 255, out=steps)
+    np.rint(steps, out=steps)
+    stored: NDArray[np.uint8] = steps.astype(np.uint8)
     return stored
 
 

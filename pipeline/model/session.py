@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from pipeline.errors import MissingExtraError, ModelError
 from pipeline.handles import Pool
@@ -69,10 +70,11 @@ def check_card(card: Path, ref: ModelRef) -> Footprint:
             f"the graph takes {graph}"
         )
     batch = np.zeros(asked, np.float32)
-    values = _run(session, ref, batch)
-    # The session's arena keeps what the batch took, so it can be seen afterwards.
+    _check_output(card, ref, _run(session, ref, batch).shape)
+    # The second run finds the session's arena in pieces, and may make it grow once more. What it
+    # took it keeps, so that it can be seen afterwards.
+    _run(session, ref, batch)
     ran = resident_bytes()
-    _check_output(card, ref, values.shape)
     return Footprint(max(opened - before, 0), max(ran - opened, 0))
 
 
@@ -108,14 +110,16 @@ def run_batch(ref: ModelRef, batch: NDArray[np.float32], count: int) -> NDArray[
 
 
 def _activate(values: NDArray[np.float32], activation: str) -> NDArray[np.float32]:
+    """Apply an activation in place, where the values are ours to change: batches are large."""
+    if activation == "none":
+        return values
+    values = np.require(values, requirements="W")
     if activation == "sigmoid":
-        # exp of a negative number only: large logits must not overflow.
-        tail = np.exp(-np.abs(values))
-        return np.where(values >= 0, 1 / (1 + tail), tail / (1 + tail))
-    if activation == "softmax":
-        powers = np.exp(values - values.max(axis=1, keepdims=True))
-        shares: NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
-        return shares
+        expit(values, out=values)
+    else:
+        values -= values.max(axis=1, keepdims=True)  # exp of what is at most 0 cannot overflow
+        np.exp(values, out=values)
+        values /= values.sum(axis=1, keepdims=True)
     return values
 
 
