@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.batch import run
     from pipeline.clusters import cluster
+    from pipeline.converting import convert
     from pipeline.model import load_model
     from pipeline.plan import predict
     from pipeline.results import open_results
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 __all__ = [
     "__version__",
     "cluster",
+    "convert",
     "load_model",
     "open_results",
     "open_slide",
@@ -30,6 +32,7 @@ __all__ = [
 
 _HOMES = {
     "cluster": "pipeline.clusters",
+    "convert": "pipeline.converting",
     "load_model": "pipeline.model",
     "open_results": "pipeline.results",
     "open_slide": "pipeline.slide",

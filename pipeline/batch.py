@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline import places
 from pipeline.clusters import cluster
-from pipeline.config import RunConfig
+from pipeline.config import LevelConfig, RunConfig
 from pipeline.errors import ConfigError, PipelineError, SlideError
 from pipeline.execute import find_tissue
 from pipeline.execute import run as run_plan
@@ -21,10 +22,12 @@ from pipeline.outcomes import Report, Silence, SlideOutcome, Summary
 from pipeline.plan import Options, Plan, plan_slide
 from pipeline.provenance import notes, provenance
 from pipeline.results import ENDING
-from pipeline.runfile import dump_config, load_config
+from pipeline.runfile import dump_config, load_config, parse_config
+from pipeline.seen import check_scale
 from pipeline.slide import Slide, open_slide
 from pipeline.store import Coverage
 from pipeline.tissue import TissueSettings
+from pipeline.urls import join, shown
 
 __all__ = ["dry_run", "not_begun", "run"]
 
@@ -46,9 +49,9 @@ def run(
     report = report or Silence()
     started = time.monotonic()
     make_demo(config, report)
-    todo, model = jobs(config), load_model(config.model)
-    folder = Path(config.output.directory)
-    kept = (folder / CONFIG_COPY).exists()
+    todo, model = jobs(config), _model_of(config)
+    folder = places.absolute(config.output.directory)
+    kept = _has_config(folder)
     if not kept:
         _keep_config(config, folder)
     # A run that is refused must not leave its settings beside the stores of another.
@@ -65,7 +68,7 @@ def run(
             report.ended(outcomes[-1])
             if outcomes[-1].state != "done" and config.on_error == "stop":
                 break
-    return Summary(str(folder), tuple(outcomes), time.monotonic() - started)
+    return Summary(folder, tuple(outcomes), time.monotonic() - started)
 
 
 def dry_run(
@@ -77,7 +80,7 @@ def dry_run(
     """
     report = report or Silence()
     make_demo(config, report)
-    todo, model = jobs(config), load_model(config.model)
+    todo, model = jobs(config), _model_of(config)
     report.began(todo, None)
     with cluster("threads"):
         for job in todo:
@@ -175,30 +178,52 @@ def _plan(config: RunConfig, model: Model, job: Job, report: Report) -> Plan:
         mask.replace("{slide_id}", job.slide_id) if mask else None,
     )
     output = config.output
+    level, mpp = _asked(config)
     options = Options(
-        level=config.resolution.mpp.level,
+        level=level,
+        mpp=mpp,
         block=None if output.block == "auto" else output.block,
         chunk=None if output.chunk == "auto" else output.chunk,
         dtype=output.dtype,
         min_fraction=config.tissue.min_fraction,
+        icc=config.colour.icc,
     )
-    path = str(Path(output.directory) / f"{job.slide_id}{ENDING}")
+    path = join(places.absolute(output.directory), f"{job.slide_id}{ENDING}")
     plan = plan_slide(slide, model, tissue, options, path=path)
     for note in notes(plan):
         report.note(f"{job.slide_id}: {note}")
     return plan
 
 
+def _model_of(config: RunConfig) -> Model:
+    """Load the model; `ConfigError` where nothing says at which scale it sees a slide."""
+    model = load_model(config.model)
+    level, mpp = _asked(config)
+    check_scale(model, level=level, mpp=mpp)
+    return model
+
+
+def _asked(config: RunConfig) -> tuple[int | None, float | None]:
+    """Give the level and the um per pixel a run file asks for; neither is what the card says."""
+    asked = config.resolution.mpp
+    if isinstance(asked, LevelConfig):
+        return asked.level, None
+    return None, None if asked == "model" else float(asked)
+
+
 def _opened(config: RunConfig, job: Job) -> Slide:
-    slide = open_slide(job.path)
-    if slide.mpp is not None:
+    """Open a slide, its scale said by the manifest, by the file, or by the run file, in this order.
+
+    Raises `SlideError` where none of them says one that can be.
+    """
+    slide = open_slide(job.path, reader=config.reader)
+    if job.mpp is not None:
+        return slide.assuming(job.mpp, "from the manifest")
+    if slide.mpp_problem is None:
         return slide
     if config.resolution.missing == "assume" and config.resolution.assume_mpp is not None:
         return slide.assuming(config.resolution.assume_mpp)
-    raise SlideError(
-        f"{job.path}: the file does not say its um per pixel; set resolution.missing: assume "
-        "and resolution.assume_mpp to what the scanner's is"
-    )
+    raise SlideError(f"{job.path}: {slide.mpp_problem}")
 
 
 def _export(config: RunConfig, plan: Plan) -> tuple[list[str], list[str]]:
@@ -219,22 +244,30 @@ def not_begun(directory: str | os.PathLike[str]) -> tuple[Job, ...]:
 
     Raises `ConfigError` where the run file is not kept there or its slides are gone.
     """
-    folder = Path(directory)
-    config = load_config(folder / CONFIG_COPY)
-    return tuple(job for job in jobs(config) if not (folder / f"{job.slide_id}{ENDING}").exists())
-
-
-def _keep_config(config: RunConfig, folder: Path) -> None:
+    folder = places.absolute(directory)
+    copy = join(folder, CONFIG_COPY)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_whole(folder / CONFIG_COPY, dump_config(config))
+        text, there = places.read_text(copy), set(places.names(folder))
+    except OSError as error:
+        raise ConfigError(f"{copy}: {error.strerror}; it is written by a run") from error
+    config = parse_config(text, copy, Path())
+    return tuple(job for job in jobs(config) if f"{job.slide_id}{ENDING}" not in there)
+
+
+def _has_config(folder: str) -> bool:
+    try:
+        return places.exists(join(folder, CONFIG_COPY))
+    except OSError as error:
+        raise ConfigError(f"output.directory: {folder}: {error.strerror}") from error
+
+
+def _keep_config(config: RunConfig, folder: str) -> None:
+    slides = config.slides
+    given = shown(slides) if isinstance(slides, str) else [shown(each) for each in slides]
+    text = dump_config(config.model_copy(update={"slides": given}))
+    try:
+        places.write_whole(join(folder, CONFIG_COPY), text.encode())
     except OSError as error:
         raise ConfigError(
             f"output.directory: {folder}: cannot hold results: {error.strerror}; name another"
         ) from error
-
-
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text)
-    partial.replace(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 import warnings
@@ -15,6 +14,8 @@ import click
 
 from pipeline import __version__
 from pipeline.errors import PipelineError
+from pipeline.slide_commands import convert, inspect
+from pipeline.terminal import INCOMPLETE, INTERRUPTED, REFUSED, open_console, table_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,12 +25,6 @@ if TYPE_CHECKING:
     from pipeline.plan import Plan
 
 __all__ = ["main"]
-
-INCOMPLETE, REFUSED, INTERRUPTED = 1, 2, 130
-"""Exit codes: something is not done; nothing was begun; Ctrl-C."""
-
-_LOG_COLUMNS = 160
-"""Width where no terminal has one: a file's lines need not be broken."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -61,31 +56,14 @@ def cli() -> None:
     \b
     wsi-pipeline run configs/demo.yaml          make a synthetic slide and find its nuclei
     wsi-pipeline inspect slide.svs              say what is in a slide
+    wsi-pipeline convert slide.svs slide.zarr   write a slide as OME-Zarr
     wsi-pipeline run my.yaml --dry-run          say what a run would do
     wsi-pipeline status results                 say what a run has done
     """  # noqa: D301 - click wants the control character itself
 
 
-@cli.command()
-@click.argument("slide", type=click.Path())
-@click.option("--properties", is_flag=True, help="Also list every property of the file.")
-def inspect(slide: str, properties: bool) -> None:
-    """Say what is in SLIDE: size, scale and its source, levels, tiles, associated images."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from pipeline.slide import open_slide
-
-    console = _console()
-    opened = open_slide(slide)
-    facts = Table(show_header=False, box=None, pad_edge=False)
-    for key, text in opened.facts().items():
-        facts.add_row(key, Text(text))
-    console.print(facts)
-    console.print(_table(opened.level_table()))
-    if properties:
-        for key, text in sorted(opened.properties.items()):
-            console.print(f"{key} = {text}", markup=False, highlight=False, soft_wrap=True)
+cli.add_command(inspect)
+cli.add_command(convert)
 
 
 @cli.command()
@@ -141,14 +119,14 @@ def status(results: str) -> int:
     from pipeline.results import open_results
 
     opened = open_results(results)
-    console = _console()
+    console = open_console()
     try:
         missing = not_begun(results)
     except ConfigError as error:
         missing = ()
         console.print(f"note: slides without a store are not known: {error}", markup=False)
     rows = [(job.slide_id, "no store", *"----") for job in missing]
-    console.print(_table([*opened.table(), *rows]))
+    console.print(table_of([*opened.table(), *rows]))
     for slide in opened.values():
         for failure in slide.failures:
             console.print(
@@ -165,7 +143,7 @@ def _run(config: RunConfig) -> int:
     from pipeline.batch import run as run_batch
     from pipeline.progress import report_for
 
-    console = _console()
+    console = open_console()
     with report_for(console) as report:
         summary = run_batch(config, report=report)
     _tell(console, summary)
@@ -202,7 +180,7 @@ def _dry_run(config: RunConfig) -> int:
     from pipeline.batch import dry_run as plan_batch
     from pipeline.progress import report_for
 
-    console = _console()
+    console = open_console()
     head = (
         *("slide", "level", "um/px", "block", "blocks", "skipped", "patches"),
         *("memory", "output", "files"),
@@ -215,7 +193,7 @@ def _dry_run(config: RunConfig) -> int:
                 refused.append(f"{job.slide_id}: would fail: {plan}")
             else:
                 rows.append(_plan_row(job.slide_id, plan))
-    console.print(_table(rows))
+    console.print(table_of(rows))
     console.print(
         "skipped blocks hold no tissue; memory is the predicted peak of a worker with one "
         "thread; output is before compression",
@@ -230,7 +208,7 @@ def _dry_run(config: RunConfig) -> int:
 def _plan_row(slide_id: str, plan: Plan) -> Sequence[str]:
     return (
         slide_id,
-        str(plan.level.index),
+        _level_said(plan),
         f"{plan.layout.mpp[1] * plan.level.downsample[1]:.4g}",
         f"{plan.grid.cell} px",
         str(len(plan.todo)),
@@ -242,25 +220,6 @@ def _plan_row(slide_id: str, plan: Plan) -> Sequence[str]:
     )
 
 
-def _console() -> Console:
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = _LOG_COLUMNS
-    return console
-
-
-def _table(rows: Sequence[Sequence[str]]) -> object:
-    from rich.table import Table
-
-    head, *body = rows
-    table = Table(box=None, pad_edge=False, padding=(0, 1), collapse_padding=True)
-    for number, column in enumerate(head):
-        first = number == 0
-        table.add_column(
-            column, justify="left" if first else "right", no_wrap=not first, overflow="fold"
-        )
-    for row in body:
-        table.add_row(*row)
-    return table
+def _level_said(plan: Plan) -> str:
+    resampled = plan.level.downsample != plan.level.stored.downsample
+    return f"{plan.level.stored.index}{' resampled' if resampled else ''}"

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     from pydantic import ValidationInfo
 
-__all__ = ["LocalPath", "RunConfig"]
+__all__ = ["LevelConfig", "LocalPath", "RunConfig"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +52,6 @@ def _only_for(chooser: str, choice: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _check_level_choice(value: Any) -> Any:
-    if not isinstance(value, Mapping | LevelConfig):
-        raise ValueError("only {level: N} is available in this version")  # noqa: TRY004 - pydantic
-    return value
-
-
 def _check_memory(value: str | int) -> str | int:
     if value != "auto":
         from dask.utils import parse_bytes
@@ -90,12 +83,14 @@ class Block(BaseModel):
 class OutputConfig(Block):
     """Where results go and how they are stored."""
 
-    directory: Annotated[Text, LocalPath()] = Field("results", description="Folder of the results.")
+    directory: Annotated[Text, LocalPath()] = Field(
+        "results", description="Folder of the results, or where in a bucket: s3:// or gs://."
+    )
     dtype: Literal["uint8", "float16", "float32"] = Field(
         "uint8", description="How scores are stored; uint8 holds 0 to 1 as 0 to 255."
     )
     block: Auto | Annotated[int, Field(ge=64)] = Field(
-        "auto", description="Side of a block, the unit of work, in slide pixels at the level read."
+        "auto", description="Side of a block, the unit of work, in pixels of what the model sees."
     )
     chunk: Auto | Count = Field("auto", description="Side of the zarr chunks inside a block.")
 
@@ -103,17 +98,20 @@ class OutputConfig(Block):
 class LevelConfig(Block):
     """A stored pyramid level, chosen by its number."""
 
-    level: int = Field(0, ge=0, description="Pyramid level that the model sees; 0 is the finest.")
+    level: int = Field(
+        0, ge=0, description="Pyramid level that the model sees as it is stored; 0 is the finest."
+    )
 
 
 class ResolutionConfig(Block):
     """The resolution that the model sees."""
 
-    mpp: Annotated[LevelConfig, BeforeValidator(_check_level_choice)] = Field(
-        LevelConfig(), description="Which resolution the model sees."
+    mpp: Literal["model"] | Mpp | LevelConfig = Field(
+        "model", description="Micrometres per pixel that the model sees; model: what its card says."
     )
     missing: Literal["error", "assume"] = Field(
-        "error", description="What to do with a slide that does not say its micrometres per pixel."
+        "error",
+        description="What to do with a slide whose micrometres per pixel are missing or cannot be.",
     )
     assume_mpp: Annotated[Mpp | None, _needed_for("missing", "assume")] = Field(
         None, description="Micrometres per level-0 pixel of such a slide, for `missing: assume`."
@@ -139,6 +137,14 @@ class TissueConfig(Block):
         5000.0, ge=0, description="Smaller holes in tissue are filled (square micrometres)."
     )
     mpp: Mpp = Field(8.0, description="Resolution of the tissue mask (micrometres per pixel).")
+
+
+class ColourConfig(Block):
+    """What is done to a slide's colours before the model sees them."""
+
+    icc: Literal["ignore", "apply"] = Field(
+        "ignore", description="apply: by the slide's own ICC profile, if it has one, to sRGB."
+    )
 
 
 class ClusterConfig(Block):
@@ -174,7 +180,10 @@ class RunConfig(Block):
     """Everything a run is told; made by `load_config`."""
 
     slides: Annotated[Text | Annotated[list[Text], Field(min_length=1)], LocalPath()] = Field(
-        description="The slides: a file, a glob, a folder, or a list of those."
+        description="The slides: file, URL, glob, folder, manifest (CSV), or a list of those."
+    )
+    reader: Literal["auto", "openslide", "tiff", "zarr", "dicom"] = Field(
+        "auto", description="How slides are read; auto is the fastest way that is exact on each."
     )
     model: Annotated[Text, LocalPath()] = Field(
         description="The model: its card, the folder that holds the card, or `builtin:NAME`."
@@ -182,6 +191,7 @@ class RunConfig(Block):
     output: OutputConfig = Field(OutputConfig(), description="How results are stored.")
     resolution: ResolutionConfig = Field(ResolutionConfig(), description="What the model sees.")
     tissue: TissueConfig = Field(TissueConfig(), description="Which parts are analysed.")
+    colour: ColourConfig = Field(ColourConfig(), description="What is done to colours.")
     export: list[Literal["overview"]] = Field(
         [], description="What is made from stored results; overview is one picture per slide."
     )

@@ -5,35 +5,27 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.clusters import Scheduler, scheduler_in_force
-from pipeline.errors import PipelineError
+from pipeline.clusters import scheduler_in_force
 from pipeline.geometry import Index
-from pipeline.lazy import block_key, block_tasks
-from pipeline.memory import check_budget, worker_bytes
-from pipeline.plan import Plan, Tissue, parents
+from pipeline.memory import check_budget
+from pipeline.plan import Plan, Tissue
 from pipeline.slide import Slide
-from pipeline.store import Coverage, begin, commit, done, drop, look, withdraw
+from pipeline.store import Coverage, begin, commit, done, look
 from pipeline.tissue import TissueSettings, load_mask, mostly_black, tissue_mask
+from pipeline.work import Watch, build_pyramid, compute_blocks, invalidate, tell_nobody
 
-__all__ = ["Outcome", "Watch", "find_tissue", "run"]
-
-ATTEMPTS = 2
-"""Times a block is tried: what fails twice with a fresh handle will fail again."""
+__all__ = ["Outcome", "find_tissue", "run"]
 
 PICTURE_PIXELS = 2**24
 """Most pixels of the picture in which tissue is looked for: some 300 MB while it is."""
-
-Watch = Callable[[str, int, int], None]
-"""Told ``(stage, blocks finished, blocks in all)`` as a slide goes on."""
 
 
 @dataclass(frozen=True)
@@ -71,23 +63,27 @@ def find_tissue(slide: Slide, settings: TissueSettings, mpp: float, mask: str | 
     step = (level.downsample[0] * factor, level.downsample[1] * factor)
     small = level.reduced_where_readable(factor)
     shape = (small.shape[1], small.shape[2])
-    described: dict[str, Any] = {"method": settings.method, "step": list(step)}
-    if mask is not None:
+    if mask is not None or settings.method == "none":
+        # What was not read covers the slide exactly, whatever is left over of the level's pixels.
+        whole = (slide.shape[0] / shape[0], slide.shape[1] / shape[1])
+        described: dict[str, Any] = {"method": settings.method, "step": list(whole)}
+        if mask is None:
+            return Tissue(np.ones(shape, np.bool_), whole, described)
         loaded = load_mask(mask, shape, slide.shape)
-        return Tissue(loaded, step, {**described, "method": "mask", "mask": _digest(loaded)})
-    if settings.method == "none":
-        return Tissue(np.ones(shape, np.bool_), step, described)
+        return Tissue(loaded, whole, {**described, "method": "mask", "mask": _digest(loaded)})
     picture: NDArray[np.uint8] = scheduler_in_force().compute(small)
     unread = picture[3] == 0
     rgb = picture[:3].transpose(1, 2, 0)
     if unread.any():
         rgb = np.where(unread[..., None], np.uint8(255), rgb)
     found = tissue_mask(rgb, (l0_mpp[0] * step[0], l0_mpp[1] * step[1]), settings) | unread
-    described |= {
+    described = {
+        "method": settings.method,
+        "step": list(step),
         "min_area_um2": settings.min_area_um2,
         "min_hole_um2": settings.min_hole_um2,
     }
-    return Tissue(found, step, described, tuple(_remarks(rgb, unread)))
+    return Tissue(found, step, described, tuple(_remarks(rgb, unread)), level.origin)
 
 
 def _remarks(rgb: NDArray[np.uint8], unread: NDArray[np.bool_]) -> Iterator[str]:
@@ -109,14 +105,14 @@ def run(
     """Do what is left of a plan and commit its store.
 
     Blocks that are stored already are not computed again. A block that fails is tried
-    `ATTEMPTS` times, then recorded as failed with its reason, and the rest goes on. Raises
-    `StaleStoreError` where the store was begun with other settings, `MemoryBudgetError`
-    where a worker has less memory than is predicted.
+    `pipeline.work.ATTEMPTS` times, then recorded as failed with its reason, and the rest goes
+    on. Raises `StaleStoreError` where the store was begun with other settings,
+    `MemoryBudgetError` where a worker has less memory than is predicted.
     """
     started = time.monotonic()
     scheduler = scheduler_in_force()
     check_budget(
-        worker_bytes(plan.model, plan.grid.cell, plan.layout.dtype, threads=scheduler.threads),
+        plan.worker_bytes(threads=scheduler.threads),
         scheduler.limit_bytes,
         slide=plan.slide.path,
         block=plan.grid.cell,
@@ -128,69 +124,18 @@ def run(
     if not left and seen is not None and seen.committed:
         return Outcome(_coverage(plan, {}), 0, {}, time.monotonic() - started)
     if left:
-        _invalidate(plan, left)
-    tell = watch or _tell_nobody
-    failures = _compute(scheduler, plan.blocks, sorted(left), partial(tell, "blocks"))
-    blocks: set[Index] = set(plan.todo)
-    for level in range(1, len(outputs)):
-        blocks = parents(blocks)
-        missing = sorted(blocks - done(outputs[level]))
-        broken = _compute(scheduler, plan.pyramid(level), missing, partial(tell, "pyramid"))
-        if broken:
-            raise next(iter(broken.values()))
+        invalidate(plan.path, outputs, left)
+    tell = watch or tell_nobody
+    failures = compute_blocks(scheduler, plan.blocks, sorted(left), partial(tell, "blocks"))
+    build_pyramid(scheduler, outputs, set(plan.todo), partial(tell, "pyramid"))
     reasons = {index: str(error) for index, error in failures.items()}
     outcome = Outcome(_coverage(plan, reasons), len(left), reasons, time.monotonic() - started)
     commit(plan.path, plan.layout, outcome.coverage, _record(outcome))
     return outcome
 
 
-def _compute(
-    scheduler: Scheduler,
-    blocks: da.Array,
-    indices: Collection[Index],
-    tell: Callable[[int, int], None],
-) -> dict[Index, PipelineError]:
-    """Compute some blocks, each tried `ATTEMPTS` times; give the errors of those that failed.
-
-    Anything but this package's own errors is a defect and is raised.
-    """
-    failures: dict[Index, PipelineError] = {}
-    keys = {block_key(blocks, index): index for index in indices}
-    finished = 0
-    for attempt in range(1, ATTEMPTS + 1):
-        failures = {}
-        # A key ends with its block's index.
-        for done_ in scheduler.run(keys, lambda some: block_tasks(blocks, [k[-2:] for k in some])):
-            if isinstance(done_.error, PipelineError):
-                failures[keys[done_.key]] = done_.error
-            elif done_.error is not None:
-                raise done_.error
-            if done_.error is None or attempt == ATTEMPTS:
-                finished += 1
-                tell(finished, len(indices))
-        keys = {block_key(blocks, index): index for index in failures}
-    return failures
-
-
-def _tell_nobody(_stage: str, _finished: int, _total: int) -> None:
-    pass
-
-
 def _digest(mask: NDArray[np.bool_]) -> str:
     return hashlib.sha256(np.packbits(mask).tobytes()).hexdigest()
-
-
-def _invalidate(plan: Plan, left: set[Index]) -> None:
-    """Uncommit, and drop what was made from blocks that are about to change.
-
-    Before any block is written: killed at any point after this, the next run finds the
-    coarser blocks pending, never stale.
-    """
-    withdraw(plan.path)
-    stale = left
-    for output in plan.outputs[1:]:
-        stale = parents(stale)
-        drop(output, stale & done(output))
 
 
 def _coverage(plan: Plan, failures: Mapping[Index, str]) -> NDArray[np.uint8]:

@@ -1,25 +1,36 @@
-"""One stored resolution of a slide, as a token that can be read anywhere."""
+"""One stored resolution of a slide, as a token that can be read anywhere.
+
+`LevelLike` is what a plan reads: a stored `Level`, or something made of one on the way.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, overload
 
 import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.arrays import BLOCK, AsArrays
 from pipeline.errors import SlideError
-from pipeline.geometry import Box, Frame, Grid, Index, Shape, ceil_div
+from pipeline.geometry import Box, Shape
 from pipeline.handles import Pool
-from pipeline.lazy import Source, map_blocks, read_blocks
-from pipeline.readers import Reader, open_reader
+from pipeline.lazy import Source, sliceable
+from pipeline.readers import LevelInfo, Reader, open_reader
+from pipeline.readers.anchors import REGION
 
-__all__ = ["BLOCK", "Level", "SlideRef", "slides"]
+__all__ = ["BLOCK", "READING_BYTES_OTHER", "Level", "LevelLike", "Levels", "SlideRef", "slides"]
 
-BLOCK = 2048
-"""The side of a block in pixels, before it is fitted to tiles or patches."""
+READING_BYTES = {"tiff": 3 + 3, "openslide": 4 + 3 + 3}
+"""Bytes a pixel takes while a reader reads it, at most: its RGB, once more where the box leaves the
+slide, and OpenSlide's ARGB."""
+
+READING_BYTES_OTHER = 12
+"""The same for any other reader: what its library decodes, and that in another order."""
 
 OPEN_SLIDES = 8
 """Slides one process keeps open: a few in flight, and far from any descriptor limit."""
@@ -29,8 +40,8 @@ OPEN_SLIDES = 8
 class SlideRef:
     """Names a slide: where it is, how it is read, and which file it was when it was opened.
 
-    ``stamp`` is ``(bytes, mtime in ns)``: a slide that was replaced gets another ref, and so
-    a new handle and other graph keys.
+    ``stamp`` is what `pipeline.readers.ranges.locate` gives: a slide that was replaced gets
+    another ref, and so a new handle and other graph keys.
     """
 
     path: str
@@ -46,12 +57,73 @@ slides: Pool[SlideRef, Reader] = Pool(
 """This process's open slides."""
 
 
+class LevelLike(Source, Protocol):
+    """What can stand for a level: a source of ``(y, x, 3)`` uint8 that knows where it lies.
+
+    A stored level does, one that is resampled, one whose colours are corrected. It is a small
+    frozen token. Take `AsArrays` as a base for the methods that follow from these.
+    """
+
+    @property
+    def slide(self) -> SlideRef:
+        """The slide that is read."""
+        ...
+
+    @property
+    def stored(self) -> Level:
+        """The stored level that is read in the end."""
+        ...
+
+    @property
+    def plane(self) -> Shape:
+        """Rows and columns."""
+        ...
+
+    @property
+    def downsample(self) -> tuple[float, float]:
+        """Level-0 pixels per pixel, ``(y, x)``."""
+        ...
+
+    @property
+    def origin(self) -> tuple[float, float]:
+        """Where the corner of the first pixel lies from the slide's, in level-0 ``(y, x)``."""
+        ...
+
+    @property
+    def background(self) -> tuple[int, int, int]:
+        """The RGB of whatever lies outside."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Whatever changes a pixel, as JSON; the settings of a store have it."""
+        ...
+
+    def reading_bytes(self, shape: Shape) -> int:
+        """Predict the peak of reading ``shape`` pixels at once."""
+        ...
+
+    def array(self, block: int = ..., halo: int = ...) -> da.Array:
+        """Give it as a lazy array of square blocks, each with ``halo`` pixels around."""
+        ...
+
+    def reduced(self, factor: int) -> da.Array:
+        """Give it averaged over ``factor x factor`` pixels: lazy ``(3, y, x)`` uint8."""
+        ...
+
+    def reduced_where_readable(self, factor: int) -> da.Array:
+        """Give the same with a fourth channel: 255 where the block was read, else 0 (in all)."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
-class Level:
-    """One stored resolution of a slide: a `pipeline.lazy.Source` of ``(y, x, 3)`` uint8.
+class Level(AsArrays):
+    """One stored resolution of a slide, or the part of it that the slide is cropped to.
 
     ``downsample`` is ``(y, x)`` level-0 pixels per pixel, ``tile`` the file's own ``(rows,
-    columns)``, ``background`` the RGB of whatever lies outside.
+    columns)``, ``background`` the RGB of whatever lies outside. ``offset`` is the stored pixel
+    ``(y, x)`` it begins with, ``origin`` where the corner of that lies from the slide's, in
+    level-0 pixels: 0, or less where the crop begins inside of a pixel.
     """
 
     slide: SlideRef
@@ -60,21 +132,56 @@ class Level:
     downsample: tuple[float, float]
     tile: Shape
     background: tuple[int, int, int]
+    offset: Shape = (0, 0)
+    origin: tuple[float, float] = (0.0, 0.0)
+
+    @classmethod
+    def of(
+        cls,
+        slide: SlideRef,
+        index: int,
+        info: LevelInfo,
+        background: tuple[int, int, int],
+        crop: Box | None,
+    ) -> Level:
+        """Give level ``index``, cut to every pixel that ``crop`` (level-0 pixels) touches."""
+        whole = cls(slide, index, info.shape, info.downsample, info.tile, background)
+        if crop is None:
+            return whole
+        (y, height, y0), (x, width, x0) = (
+            _cut(start, stop, downsample, size)
+            for start, stop, downsample, size in zip(
+                (crop.y, crop.x),
+                (crop.y_stop, crop.x_stop),
+                info.downsample,
+                info.shape,
+                strict=True,
+            )
+        )
+        return replace(whole, plane=(height, width), offset=(y, x), origin=(y0, x0))
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Rows, columns, 3."""
-        return (*self.plane, 3)
+    def stored(self) -> Level:
+        """Itself."""
+        return self
 
     @property
-    def dtype(self) -> np.dtype[np.uint8]:
-        """Always uint8."""
-        return np.dtype(np.uint8)
+    def settings(self) -> dict[str, Any]:
+        """Whatever changes a pixel, as JSON."""
+        return {"slide.level": self.index}
 
-    @property
-    def axes(self) -> str:
-        """``"yxs"``."""
-        return "yxs"
+    def reading_bytes(self, shape: Shape) -> int:
+        """Predict the peak of reading ``shape`` pixels at once."""
+        pixels = shape[0] * shape[1]
+        bytes_ = pixels * READING_BYTES.get(self.slide.reader, READING_BYTES_OTHER)
+        if not self.index or self.slide.reader != "openslide":
+            # A tile is decoded whole: it may be a strip as wide as the image, or all of it.
+            return bytes_ + self.tile[0] * self.tile[1] * 3
+        # Where its downsample is no whole number it may be read from as far back as `REGION`.
+        rows, columns = (
+            min(REGION, start + n) for start, n in zip(self.offset, self.plane, strict=True)
+        )
+        return max(bytes_, pixels * 3 + rows * columns * 4)
 
     def read(self, box: Box) -> NDArray[np.uint8]:
         """Give ``(y, x, 3)`` pixels of ``box``; outside the level they are background.
@@ -90,83 +197,53 @@ class Level:
             with closing(open_reader(self.slide.path, self.slide.reader)) as reader:
                 return self._read_with(reader, box)
 
-    def array(self, block: int = BLOCK, halo: int = 0) -> da.Array:
-        """Give the level as a lazy array of square blocks, each with ``halo`` pixels around.
-
-        Without a halo its shape is the level's; with one, the blocks overlap.
-        """
-        return read_blocks(self, Grid(self.plane, block), Frame(halo=halo))
-
-    def reduced(self, factor: int) -> da.Array:
-        """Give the level averaged over ``factor x factor`` pixels: lazy ``(3, y, x)`` uint8."""
-        return _reduced(self, self.plane, factor)
-
-    def reduced_where_readable(self, factor: int) -> da.Array:
-        """Give the same with a fourth channel: 255 where the block was read, else 0 (in all)."""
-        return _reduced(_WhereReadable(self), self.plane, factor)
-
     def _read_with(self, reader: Reader, box: Box) -> NDArray[np.uint8]:
         inside = box.clipped(self.plane)
         if inside == box:
-            return reader.read(self.index, box)
+            return reader.read(self.index, self._in_file(box))
         pixels = np.empty((*box.shape, 3), np.uint8)
         pixels[:] = self.background
         if inside.area:
-            pixels[inside.within(box)] = reader.read(self.index, inside)
+            pixels[inside.within(box)] = reader.read(self.index, self._in_file(inside))
         return pixels
 
-
-@dataclass(frozen=True, slots=True)
-class _WhereReadable:
-    """A level whose boxes are ``(y, x, 4)``: RGB and 255; all 0 where a box cannot be read."""
-
-    level: Level
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return (*self.level.plane, 4)
-
-    @property
-    def dtype(self) -> np.dtype[np.uint8]:
-        return self.level.dtype
-
-    @property
-    def axes(self) -> str:
-        return self.level.axes
-
-    def read(self, box: Box) -> NDArray[np.uint8]:
-        pixels = np.zeros((*box.shape, 4), np.uint8)
-        with contextlib.suppress(SlideError):
-            pixels[..., :3] = self.level.read(box)
-            pixels[..., 3] = 255
-        return pixels
+    def _in_file(self, box: Box) -> Box:
+        return Box(box.y + self.offset[0], box.x + self.offset[1], box.height, box.width)
 
 
-def _reduced(source: Source, plane: Shape, factor: int) -> da.Array:
-    grid = Grid(plane, ceil_div(BLOCK, factor) * factor)
-    small = Grid((ceil_div(plane[0], factor), ceil_div(plane[1], factor)), grid.cell // factor)
-    return map_blocks(
-        _average,
-        read_blocks(source, grid),
-        small,
-        axes="yxs",
-        channels=source.shape[2],
-        dtype=np.uint8,
-        factor=factor,
-    )
+def _cut(start: int, stop: int, downsample: float, size: int) -> tuple[int, int, float]:
+    """Give first pixel, pixels and origin of what level-0 pixels ``start`` to ``stop`` touch.
+
+    >>> _cut(10, 50, 4.0, 100)
+    (2, 11, -2.0)
+    """
+    first = min(math.floor(start / downsample), size - 1)
+    last = min(math.ceil(stop / downsample), size)
+    return first, max(last - first, 1), min(first * downsample - start, 0.0)
 
 
-def _average(
-    block: NDArray[np.uint8], _index: Index, _value: None, *, factor: int
-) -> NDArray[np.uint8]:
-    """Average ``(y, x, s)`` over squares, those cut by the border over what they have."""
-    rows = np.arange(0, block.shape[0], factor)
-    columns = np.arange(0, block.shape[1], factor)
-    sums = np.add.reduceat(block, rows, axis=0, dtype=np.uint32)
-    sums = np.add.reduceat(sums, columns, axis=1)
-    count = np.minimum(factor, block.shape[0] - rows)[:, None] * np.minimum(
-        factor, block.shape[1] - columns
-    )
-    means = (sums + count[..., None] // 2) // count[..., None]
-    averaged: NDArray[np.uint8] = means.astype(np.uint8).transpose(2, 0, 1)
-    return averaged
+class Levels(Sequence[da.Array]):
+    """The levels of a slide as lazy ``(y, x, 3)`` uint8 arrays, level 0 first."""
+
+    def __init__(self, levels: tuple[Level, ...]) -> None:
+        self._levels = levels
+
+    def __len__(self) -> int:
+        return len(self._levels)
+
+    @overload
+    def __getitem__(self, index: int) -> da.Array: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[da.Array]: ...
+    def __getitem__(self, index: int | slice) -> da.Array | Sequence[da.Array]:
+        if isinstance(index, slice):
+            return Levels(self._levels[index])
+        level = self._levels[index]
+        rows, columns = (max(BLOCK // n, 1) * n for n in level.tile)
+        return sliceable(level, (rows, columns, 3))
+
+    def __iter__(self) -> Iterator[da.Array]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{i}: {array!r}" for i, array in enumerate(self))

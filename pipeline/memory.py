@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.errors import MemoryBudgetError
+from pipeline.level import READING_BYTES_OTHER, LevelLike
 from pipeline.model import Model, ModelRef
 
 __all__ = ["check_budget", "check_least", "predicted_bytes", "worker_bytes"]
@@ -16,14 +17,19 @@ CACHE_BYTES = 40 * 2**20
 """OpenSlide's tile cache and zarr's buffers."""
 
 
-def predicted_bytes(model: Model, block: int, dtype: str) -> int:
+def predicted_bytes(model: Model, block: int, dtype: str, level: LevelLike | None = None) -> int:
     """Predict the peak of a process that works on one block at a time."""
-    return worker_bytes(model, block, dtype, threads=1)
+    return worker_bytes(model, block, dtype, threads=1, level=level)
 
 
-def worker_bytes(model: Model, block: int, dtype: str, *, threads: int) -> int:
-    """Predict the peak of a worker whose threads share one slide and one session."""
-    per_thread = model.footprint.running_bytes + _task_bytes(model.ref, block, dtype)
+def worker_bytes(
+    model: Model, block: int, dtype: str, *, threads: int, level: LevelLike | None = None
+) -> int:
+    """Predict the peak of a worker whose threads share one slide and one session.
+
+    ``level`` is what is read; a stored level where None is given.
+    """
+    per_thread = model.footprint.running_bytes + _task_bytes(model.ref, block, dtype, level)
     return BASE_BYTES + CACHE_BYTES + model.footprint.session_bytes + threads * per_thread
 
 
@@ -47,7 +53,7 @@ def check_budget(needed: int, limit: int, *, slide: str, block: int) -> None:
         )
 
 
-def _task_bytes(model: ModelRef, block: int, dtype: str) -> int:
+def _task_bytes(model: ModelRef, block: int, dtype: str, level: LevelLike | None) -> int:
     """Give the buffers of one block, its pixels read with the halo of its outermost patches."""
     # A block that holds no whole number of patches is read up to their outer edge.
     outer = (-(-block // model.core) + (block % model.core > 0)) * model.core + 2 * model.halo
@@ -56,7 +62,7 @@ def _task_bytes(model: ModelRef, block: int, dtype: str) -> int:
     batch = model.batch * model.patch**2 * 4
     # What the runtime gives for a batch, and which of it is finite.
     given = model.batch * model.channels * (model.patch // model.stride) ** 2 * (4 + 1)
-    reading = pixels * (4 + 4 + 3)  # OpenSlide's buffer, its RGBA copy, RGB
+    reading = pixels * READING_BYTES_OTHER if level is None else level.reading_bytes((outer, outer))
     # The batch, and as the model wants it.
     predicting = pixels * 3 + scores * 4 + max(batch * 3 * 2, batch * 3 + given)
     # Quantised: float32 scores, the same in steps, the stored values; written: encoded copies.

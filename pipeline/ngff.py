@@ -9,10 +9,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["VERSION", "Placement", "image_metadata", "label_metadata"]
+__all__ = [
+    "ATTRIBUTE",
+    "MEAN",
+    "MICROMETER",
+    "VERSION",
+    "Placement",
+    "image_metadata",
+    "label_metadata",
+    "rgb_metadata",
+]
+
+ATTRIBUTE = "wsi_pipeline"
+"""The attribute of a group, beside those of OME-Zarr, that is this package's own."""
 
 VERSION = "0.5"
 
+MICROMETER = "micrometer"
+
+MEAN = "mean of 2 x 2"
+"""How the levels of an image are made."""
+
+_RGB = (("R", "FF0000"), ("G", "00FF00"), ("B", "0000FF"))
 _TISSUE_COLOUR = [0, 158, 115, 255]  # Okabe and Ito's bluish green: told apart by all eyes
 
 
@@ -24,8 +42,15 @@ class Placement:
     origin: tuple[float, float]
 
     @classmethod
-    def of(cls, mpp: tuple[float, float], step: tuple[float, float]) -> Placement:
+    def of(
+        cls,
+        mpp: tuple[float, float],
+        step: tuple[float, float],
+        origin: tuple[float, float] = (0.0, 0.0),
+    ) -> Placement:
         """Place pixels that are ``step`` level-0 pixels of ``mpp`` um large.
+
+        The first one's corner is ``origin`` level-0 pixels from that of level 0.
 
         OME-Zarr gives the centre of a pixel. The centre of level 0's first pixel is 0, so a
         pixel covering 4 of them is centred on 1.5.
@@ -35,8 +60,22 @@ class Placement:
         """
         return cls(
             (mpp[0] * step[0], mpp[1] * step[1]),
-            (mpp[0] * (step[0] - 1) / 2, mpp[1] * (step[1] - 1) / 2),
+            (
+                mpp[0] * (origin[0] + (step[0] - 1) / 2),
+                mpp[1] * (origin[1] + (step[1] - 1) / 2),
+            ),
         )
+
+    def corner(self, mpp: tuple[float, float]) -> tuple[float, float]:
+        """Give where the corner of the first pixel lies from that of level 0, um, ``(y, x)``.
+
+        ``mpp`` is level 0's.
+
+        >>> Placement.of((0.5, 0.5), (4, 4), (-1, 0)).corner((0.5, 0.5))
+        (-0.5, 0.0)
+        """
+        (y, x), (height, width) = self.origin, self.scale
+        return (y - (height - mpp[0]) / 2, x - (width - mpp[1]) / 2)
 
     @classmethod
     def parse(cls, transformations: Sequence[Mapping[str, Any]]) -> Placement:
@@ -47,25 +86,44 @@ class Placement:
 
     @classmethod
     def pyramid(
-        cls, mpp: tuple[float, float], step: tuple[float, float], levels: int
+        cls,
+        mpp: tuple[float, float],
+        step: tuple[float, float],
+        levels: int,
+        origin: tuple[float, float] = (0.0, 0.0),
     ) -> list[Placement]:
-        """Place ``levels`` arrays, each with pixels twice as large as the one before."""
-        return [cls.of(mpp, (step[0] * 2**i, step[1] * 2**i)) for i in range(levels)]
+        """Place ``levels`` arrays, each with pixels twice as large as the one before.
+
+        All begin at ``origin``: a pixel of each is exactly two by two of the one before.
+        """
+        return [cls.of(mpp, (step[0] * 2**i, step[1] * 2**i), origin) for i in range(levels)]
 
 
 def image_metadata(
     name: str, levels: Sequence[Placement], channels: Sequence[str], window: tuple[float, float]
 ) -> dict[str, Any]:
     """Describe a ``(c, y, x)`` image whose values are shown from ``window[0]`` to ``[1]``."""
-    shown = {"min": window[0], "max": window[1], "start": window[0], "end": window[1]}
     return {
         "version": VERSION,
-        "multiscales": [_multiscales(name, "cyx", levels, "mean of 2 x 2")],
+        "multiscales": [_multiscales(name, "cyx", levels, MEAN)],
+        "omero": {"channels": [_channel(channel, "FFFFFF", window) for channel in channels]},
+    }
+
+
+def rgb_metadata(
+    name: str, levels: Sequence[Placement], *, unit: str | None, method: str | None
+) -> dict[str, Any]:
+    """Describe a ``(c, y, x)`` image of red, green and blue, 0 to 255 each.
+
+    ``unit`` is that of the placements, None where only pixels are known; ``method`` says how
+    each level is made of the one before, None where the levels are as the slide has them.
+    """
+    return {
+        "version": VERSION,
+        "multiscales": [_multiscales(name, "cyx", levels, method, unit)],
         "omero": {
-            "channels": [
-                {"label": channel, "color": "FFFFFF", "active": True, "window": shown}
-                for channel in channels
-            ]
+            "channels": [_channel(label, colour, (0, 255)) for label, colour in _RGB],
+            "rdefs": {"model": "color"},
         },
     }
 
@@ -83,16 +141,33 @@ def label_metadata(name: str, levels: Sequence[Placement]) -> dict[str, Any]:
     }
 
 
-def _multiscales(name: str, axes: str, levels: Sequence[Placement], method: str) -> dict[str, Any]:
+def _channel(label: str, colour: str, window: tuple[float, float]) -> dict[str, Any]:
+    shown = {"min": window[0], "max": window[1], "start": window[0], "end": window[1]}
+    return {"label": label, "color": colour, "active": True, "window": shown}
+
+
+def _multiscales(
+    name: str,
+    axes: str,
+    levels: Sequence[Placement],
+    method: str | None,
+    unit: str | None = MICROMETER,
+) -> dict[str, Any]:
     leading = len(axes) - 2
+    space = {"type": "space"} if unit is None else {"type": "space", "unit": unit}
+    made = (
+        {
+            "type": method.split(maxsplit=1)[0],
+            "metadata": {"description": f"each level is the {method} pixels of the one before"},
+        }
+        if method
+        else {"metadata": {"description": "the levels of the slide as they were"}}
+    )
     return {
         "name": name,
-        "type": method.split(maxsplit=1)[0],
-        "metadata": {"description": f"each level is the {method} pixels of the one before"},
+        **made,
         "axes": [
-            {"name": axis, "type": "channel"}
-            if axis == "c"
-            else {"name": axis, "type": "space", "unit": "micrometer"}
+            {"name": axis, "type": "channel"} if axis == "c" else {"name": axis, **space}
             for axis in axes
         ],
         "datasets": [

@@ -11,15 +11,17 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError, SlideError
+from pipeline.coloured import NO_PROFILE, coloured
+from pipeline.errors import ConfigError
 from pipeline.geometry import Box, Grid, Index, ceil_div
 from pipeline.lazy import map_blocks, read_blocks, write_blocks
-from pipeline.level import BLOCK, Level
-from pipeline.memory import predicted_bytes
+from pipeline.level import BLOCK, LevelLike
+from pipeline.memory import worker_bytes
 from pipeline.model import Model, ModelRef, predict_block, quantise
+from pipeline.pyramid import halved, parents
+from pipeline.seen import Tissue, seen, wanted_patches
 from pipeline.slide import Slide
-from pipeline.store import Layout, StoredArray, halve, outputs
-from pipeline.tissue import tissue_fraction
+from pipeline.store import Layout, StoredArray, outputs
 
 __all__ = ["Options", "Plan", "Tissue", "plan_slide", "predict"]
 
@@ -27,45 +29,35 @@ _CHUNK = 512
 
 
 @dataclass(frozen=True)
-class Tissue:
-    """Where a slide is worth analysing.
-
-    ``mask`` is ``(y, x)`` bool over the whole slide, one element every ``step`` ``(y, x)``
-    level-0 pixels; ``settings`` say how it was found, ``remarks`` what to mind about it.
-    """
-
-    mask: NDArray[np.bool_]
-    step: tuple[float, float]
-    settings: Mapping[str, Any]
-    remarks: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Options:
     """How a slide is analysed; None is decided here.
 
-    ``level`` is the level that is read, ``block`` the side of a block in its pixels,
+    ``level`` is the stored level that is read, or ``mpp`` the um per pixel the model sees; the
+    model's own where neither is given. ``block`` is the side of a block in those pixels,
     ``chunk`` the side of a shard's inner chunk in output pixels, ``min_fraction`` the part of
-    a patch that must be tissue.
+    a patch that must be tissue. ``icc`` is ``apply`` where colours go by the slide's profile.
     """
 
-    level: int = 0
+    level: int | None = None
+    mpp: float | None = None
     block: int | None = None
     chunk: int | None = None
     dtype: str = "uint8"
     min_fraction: float = 0.0
+    icc: str = "ignore"
 
 
 @dataclass(frozen=True)
 class Plan:
     """Everything that will be done for one slide.
 
-    ``grid`` is the level's plane cut into blocks, ``patches`` the same plane cut into what is
-    kept of each patch and ``wanted`` ``(rows, columns)`` bool which of those are predicted.
+    ``level`` is what the model sees, stored or resampled. ``grid`` is its plane cut into blocks,
+    ``patches`` the same plane cut into what is kept of each patch and ``wanted`` ``(rows,
+    columns)`` bool which of those are predicted. ``remarks`` say what to mind about the level.
     """
 
     slide: Slide
-    level: Level
+    level: LevelLike
     model: Model
     tissue: Tissue
     path: str
@@ -73,6 +65,7 @@ class Plan:
     patches: Grid
     wanted: NDArray[np.bool_]
     layout: Layout
+    remarks: tuple[str, ...] = ()
 
     @cached_property
     def todo(self) -> tuple[Index, ...]:
@@ -105,12 +98,7 @@ class Plan:
     def pyramid(self, level: int) -> da.Array:
         """Level ``level`` of the output made from the stored one below it, lazily."""
         fine, coarse = self.outputs[level - 1 : level + 1]
-        grid = self.layout.grids[level]
-        pairs = read_blocks(fine, Grid(fine.plane, 2 * grid.cell))
-        halved = map_blocks(
-            halve, pairs, grid, axes="cyx", channels=fine.channels, dtype=fine.dtype
-        )
-        return write_blocks(halved, coarse, grid)
+        return halved(fine, coarse)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -119,8 +107,9 @@ class Plan:
         return {
             "slide.identity": self.slide.metadata.identity,
             "slide.reader": self.slide.ref.reader,
-            "slide.level": self.level.index,
             "slide.mpp": list(layout.mpp),
+            **self.level.settings,
+            **self._cropped(),
             "model.digest": ref.digest,
             "model.patch": ref.patch,
             "model.halo": ref.halo,
@@ -137,7 +126,13 @@ class Plan:
     @property
     def memory_bytes(self) -> int:
         """Predicted peak of one process that works on one block at a time."""
-        return predicted_bytes(self.model, self.grid.cell, self.layout.dtype)
+        return self.worker_bytes(threads=1)
+
+    def worker_bytes(self, *, threads: int) -> int:
+        """Predicted peak of a worker with so many threads, each at a block of its own."""
+        return worker_bytes(
+            self.model, self.grid.cell, self.layout.dtype, threads=threads, level=self.level
+        )
 
     @property
     def output_bytes(self) -> int:
@@ -158,6 +153,10 @@ class Plan:
     def patch_count(self) -> int:
         """Patches that will be predicted; one shared by two blocks counts once."""
         return int(self.wanted.sum())
+
+    def _cropped(self) -> dict[str, Any]:
+        crop = self.slide.crop
+        return {} if crop is None else {"slide.crop": [crop.y, crop.x, *crop.shape]}
 
     def _wanted_in(self, index: Index) -> NDArray[np.bool_]:
         cells = self.grid.box(index).divided(self.patches.cell)
@@ -188,14 +187,15 @@ def plan_slide(slide: Slide, model: Model, tissue: Tissue, options: Options, *, 
     """Plan one slide: which blocks and patches, in what layout, into which store.
 
     Raises `SlideError` where the slide's scale is unknown or the level is not there,
-    `ConfigError` where block or chunk do not fit the model's stride.
+    `ConfigError` where block or chunk do not fit the model's stride, or where neither the
+    options nor the model say at which scale it is read.
     """
-    level = slide.level(options.level)
-    if slide.mpp is None:
-        raise SlideError(
-            f"{slide.path}: the file does not say its um per pixel; set resolution.missing: "
-            "assume and resolution.assume_mpp to what the scanner's is"
-        )
+    l0_mpp = slide.believed_mpp
+    level = seen(slide, model, level=options.level, mpp=options.mpp)
+    remarks: tuple[str, ...] = ()
+    if options.icc == "apply":
+        level, stored = coloured(level), level
+        remarks = (NO_PROFILE,) if level is stored else ()
     ref = model.ref
     block = _checked_block(options.block, ref)
     o_plane = (ceil_div(level.plane[0], ref.stride), ceil_div(level.plane[1], ref.stride))
@@ -211,26 +211,36 @@ def plan_slide(slide: Slide, model: Model, tissue: Tissue, options: Options, *, 
         chunk=chunk,
         dtype=options.dtype,
         channels=model.channels,
-        mpp=(slide.mpp.y, slide.mpp.x),
+        mpp=l0_mpp,
         step=(level.downsample[0] * ref.stride, level.downsample[1] * ref.stride),
         label_step=tissue.step,
         label_shape=(tissue.mask.shape[0], tissue.mask.shape[1]),
+        origin=level.origin,
+        label_origin=tissue.origin,
         window=(0.0, 255.0) if options.dtype == "uint8" else ref.value_range,
     )
     settings = {**tissue.settings, "min_fraction": options.min_fraction}
     tissue = replace(tissue, settings=settings)
-    wanted = _wanted_patches(patches, tissue.mask, options.min_fraction)
-    return Plan(slide, level, model, tissue, path, grid, patches, wanted, layout)
+    wanted = wanted_patches(patches, level, slide.shape, tissue, options.min_fraction)
+    return Plan(slide, level, model, tissue, path, grid, patches, wanted, layout, remarks)
 
 
-def predict(slide: Slide, model: Model, *, level: int = 0, block: int | None = None) -> da.Array:
-    """Give a model's scores of a whole level: lazy ``(c, y, x)`` float32, before quantisation.
+def predict(
+    slide: Slide,
+    model: Model,
+    *,
+    mpp: float | None = None,
+    level: int | None = None,
+    block: int | None = None,
+) -> da.Array:
+    """Give a model's scores of a whole slide: lazy ``(c, y, x)`` float32, before quantisation.
 
+    The model sees ``mpp`` um per pixel, or the stored ``level``, or else what its card says.
     Slicing and computing a part reads and predicts the blocks of that part only. ``block`` is
-    the side of a block in the level's pixels; `ConfigError` where it is no multiple of the
-    model's stride.
+    the side of a block in the pixels it sees; `ConfigError` where it is no multiple of the
+    model's stride, or where nothing says the scale; `SlideError` where the slide's is unknown.
     """
-    source, ref = slide.level(level), model.ref
+    source, ref = seen(slide, model, level=level, mpp=mpp), model.ref
     grid = Grid(source.plane, _checked_block(block, ref))
     return _scores(read_blocks(source, grid, ref.frame), ref, grid, {})
 
@@ -254,11 +264,6 @@ def _checked_block(block: int | None, ref: ModelRef) -> int:
     return block
 
 
-def parents(blocks: set[Index] | frozenset[Index]) -> set[Index]:
-    """Give the blocks of the next coarser level that these are part of."""
-    return {(i // 2, j // 2) for i, j in blocks}
-
-
 def _scores(pixels: da.Array, ref: ModelRef, grid: Grid, bits: Mapping[Index, bytes]) -> da.Array:
     o_plane = (ceil_div(grid.shape[0], ref.stride), ceil_div(grid.shape[1], ref.stride))
     return map_blocks(
@@ -272,18 +277,3 @@ def _scores(pixels: da.Array, ref: ModelRef, grid: Grid, bits: Mapping[Index, by
         model=ref,
         level_grid=grid,
     )
-
-
-def _wanted_patches(
-    patches: Grid, mask: NDArray[np.bool_], min_fraction: float
-) -> NDArray[np.bool_]:
-    rows, columns = patches.counts
-    starts_y, starts_x = np.arange(rows) * patches.cell, np.arange(columns) * patches.cell
-    fraction = tissue_fraction(
-        mask,
-        np.stack([starts_y, starts_y + patches.cell], axis=1),
-        np.stack([starts_x, starts_x + patches.cell], axis=1),
-        patches.shape,
-    )
-    wanted: NDArray[np.bool_] = (fraction > 0) & (fraction >= min_fraction)
-    return wanted

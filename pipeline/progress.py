@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Self
 
 from rich.console import Console
@@ -19,8 +20,9 @@ from rich.progress import (
 
 from pipeline.manifest import Job
 from pipeline.outcomes import SlideOutcome
+from pipeline.work import Watch
 
-__all__ = ["Bars", "Lines", "describe_outcome", "report_for"]
+__all__ = ["Bars", "Lines", "describe_outcome", "report_for", "watching"]
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -28,6 +30,26 @@ _SECONDS_BETWEEN_LINES = 10.0
 def report_for(console: Console) -> Bars | Lines:
     """Give the report that fits where the output goes."""
     return Bars(console) if console.is_terminal else Lines(console)
+
+
+@contextmanager
+def watching(console: Console, name: str) -> Iterator[Watch]:
+    """Show for a ``with`` block how far one slide is: a bar with an ETA, or lines in a log."""
+    if not console.is_terminal:
+        yield _Pace(console, name).tell
+        return
+    with _bars(console) as progress:
+        task = progress.add_task(name, total=None)
+        stage = ""
+
+        def tell(what: str, finished: int, total: int) -> None:
+            nonlocal stage
+            if what != stage:  # a new stage has a pace of its own
+                progress.reset(task, total=total, description=f"{name}: {what}")
+                stage = what
+            progress.update(task, completed=finished, total=total)
+
+        yield tell
 
 
 def describe_outcome(outcome: SlideOutcome) -> str:
@@ -42,21 +64,25 @@ def describe_outcome(outcome: SlideOutcome) -> str:
     return f"{text}: {outcome.reason}" if outcome.reason else text
 
 
+def _bars(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
 class Bars:
     """Two bars: the slides, and the blocks of the slide under way."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-        )
+        self._progress = _bars(console)
         self._total: TaskID | None = None
         self._slide: TaskID | None = None
         self._stage = ""
@@ -117,8 +143,7 @@ class Lines:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._slides = self._begun = 0
-        self._name = self._stage = ""
-        self._since = self._told = time.monotonic()
+        self._pace = _Pace(console, "")
 
     def __enter__(self) -> Self:
         return self
@@ -134,20 +159,13 @@ class Lines:
 
     def slide(self, job: Job) -> None:
         """See `pipeline.outcomes.Report`."""
-        self._name, self._stage = job.slide_id, ""
+        self._pace = _Pace(self._console, job.slide_id)
         self._begun += 1
         self._say(f"{job.slide_id}: slide {self._begun} of {self._slides}")
 
     def blocks(self, stage: str, finished: int, total: int) -> None:
         """See `pipeline.outcomes.Report`."""
-        now = time.monotonic()
-        if stage != self._stage:
-            self._stage, self._since, self._told = stage, now, now
-        if now - self._told < _SECONDS_BETWEEN_LINES or finished == total:
-            return
-        self._told = now
-        left = (now - self._since) / finished * (total - finished)
-        self._say(f"{self._name}: {stage} {finished}/{total}, about {left:.0f} s left")
+        self._pace.tell(stage, finished, total)
 
     def note(self, text: str) -> None:
         """See `pipeline.outcomes.Report`."""
@@ -159,3 +177,26 @@ class Lines:
 
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+class _Pace:
+    """A line every few seconds, saying how far something is."""
+
+    def __init__(self, console: Console, name: str) -> None:
+        self._console, self._name, self._stage = console, name, ""
+        self._since = self._told = time.monotonic()
+
+    def tell(self, stage: str, finished: int, total: int) -> None:
+        now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._since, self._told = stage, now, now
+        if now - self._told < _SECONDS_BETWEEN_LINES or finished == total:
+            return
+        self._told = now
+        left = (now - self._since) / finished * (total - finished)
+        self._console.print(
+            f"{self._name}: {stage} {finished}/{total}, about {left:.0f} s left",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )

@@ -12,18 +12,25 @@ from typing import Any
 from pipeline import __version__
 from pipeline.model.session import runtime_version
 from pipeline.plan import Plan
+from pipeline.urls import shown
 
 __all__ = ["notes", "provenance"]
 
-_VERSIONED = ("dask", "distributed", "numpy", "openslide-python", "openslide-bin", "zarr")
+_VERSIONED = (
+    *("dask", "distributed", "imagecodecs", "numpy", "openslide-python", "openslide-bin", "zarr"),
+)
 
 _MPP_TOLERANCE = 0.05
 """Part by which a scale may miss the model's before it is worth saying."""
 
+_EXACT = 1e-4
+"""Part by which two scales may differ and be called the same: headers round."""
+
 
 def provenance(plan: Plan) -> dict[str, Any]:
     """Say what made a store: versions, host, slide and model."""
-    mpp, card = plan.slide.mpp, plan.model.card
+    slide, card = plan.slide, plan.model.card
+    mpp, file_mpp, crop = slide.mpp, slide.file_mpp, slide.crop
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "host": socket.gethostname(),
@@ -34,11 +41,18 @@ def provenance(plan: Plan) -> dict[str, Any]:
             **{name: version(name) for name in _VERSIONED},
         },
         "slide": {
-            "path": plan.slide.path,
-            "vendor": plan.slide.metadata.vendor,
-            "shape": list(plan.slide.shape),
+            "path": shown(slide.path),
+            "reader": slide.ref.reader,
+            "reader_reason": slide.reason,
+            "vendor": slide.metadata.vendor,
+            "shape": list(slide.shape),
             "mpp_source": mpp.source if mpp else "unknown",
-            "level": plan.level.index,
+            "file_mpp": [file_mpp.y, file_mpp.x] if file_mpp else None,
+            "level": plan.level.stored.index,
+            "colours": plan.level.settings.get("slide.colours", "as stored"),
+            "seen_mpp": list(_seen_mpp(plan)),
+            # The part of the file's level 0 that is the slide: y, x, height, width.
+            "crop": None if crop is None else [crop.y, crop.x, *crop.shape],
         },
         "model": {
             "name": card.name,
@@ -54,19 +68,50 @@ def provenance(plan: Plan) -> dict[str, Any]:
 def notes(plan: Plan) -> Iterator[str]:
     """Say what a user should know before trusting a slide's scores."""
     yield from plan.tissue.remarks
+    yield from plan.remarks
     if not plan.todo:
         yield (
             "no tissue was found, so that nothing is analysed; look at tissue.method and "
             "tissue.min_area_um2"
         )
-    mpp, made_for = plan.slide.mpp, plan.model.card.mpp
-    if mpp is None:
+    yield from _scale_notes(plan)
+    mpp, file_mpp = plan.slide.mpp, plan.slide.file_mpp
+    if mpp is not None and mpp.source != "header":
+        also = f"; the file says {_said((file_mpp.y, file_mpp.x))}" if file_mpp else ""
+        yield f"its um per pixel are {mpp.source}: {_said((mpp.y, mpp.x))}{also}"
+
+
+def _scale_notes(plan: Plan) -> Iterator[str]:
+    """Say how what the model sees was made, and where it is not what the model was made for."""
+    stored, made_for = plan.level.stored, plan.model.card.mpp
+    seen, own = _seen_mpp(plan), _um(plan, stored.downsample)
+    level = f"level {stored.index} has {_said(own)} um/px"
+    if plan.level.downsample != stored.downsample:
+        if min(seen) < min(own) * (1 - _EXACT):
+            yield f"{level}: enlarged to {_said(seen)}, which adds no detail"
+        else:
+            yield f"{level}: resampled to {_said(seen)}"
+    if made_for is None:
         return
-    given = mpp.x * plan.level.downsample[1]
-    if made_for is not None and abs(given / made_for - 1) > _MPP_TOLERANCE:
+    off = max(abs(each / made_for - 1) for each in seen)
+    if off > _MPP_TOLERANCE:
         yield (
-            f"the model was made for {made_for:g} um/px and level {plan.level.index} has "
-            f"{given:.4g}; it is run on that level as it is, not resampled"
+            f"the model was made for {made_for:g} um/px and is run at {_said(seen)}, "
+            "as resolution.mpp asks"
         )
-    if mpp.source != "header":
-        yield f"its um per pixel are {mpp.source}: {mpp.x:g}"
+    elif off > _EXACT:
+        yield f"{level} and {made_for:g} is wanted: read as it is, not resampled"
+
+
+def _seen_mpp(plan: Plan) -> tuple[float, float]:
+    return _um(plan, plan.level.downsample)
+
+
+def _um(plan: Plan, downsample: tuple[float, float]) -> tuple[float, float]:
+    return (plan.layout.mpp[0] * downsample[0], plan.layout.mpp[1] * downsample[1])
+
+
+def _said(mpp: tuple[float, float]) -> str:
+    """Give um per pixel ``(y, x)`` as people read them: one number, or width before height."""
+    y, x = (f"{each:.4g}" for each in mpp)
+    return y if y == x else f"{x} x {y}"

@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import places
 from pipeline.describe import as_html, as_text
 from pipeline.errors import StoreError
 from pipeline.lazy import sliceable
@@ -26,6 +26,7 @@ from pipeline.store import (
     read_tissue,
     stored_outputs,
 )
+from pipeline.urls import join, stem
 
 __all__ = ["ENDING", "Results", "StoredSlide", "open_results", "open_stored", "safe_id"]
 
@@ -102,6 +103,11 @@ class StoredSlide:
         return read_tissue(self.path)
 
     @property
+    def tissue_placement(self) -> Placement:
+        """Micrometres per pixel and position of the tissue mask, as stored."""
+        return read_placements(f"{self.path}/labels/tissue")[0]
+
+    @property
     def blocks(self) -> Mapping[str, int]:
         """Blocks in each state; empty until the store is committed."""
         blocks: Mapping[str, int] = self.seen.attributes.get("blocks", {})
@@ -168,20 +174,26 @@ def open_results(directory: str | PathLike[str]) -> Results:
 
     Raises `StoreError` where it is not one.
     """
-    folder = Path(directory).expanduser().absolute()
-    if not folder.is_dir():
+    folder = places.absolute(directory)
+    try:
+        there = places.names(folder) if places.exists(folder) else None
+    except OSError as error:
+        raise StoreError(f"{folder}: cannot be read: {error.strerror}") from error
+    if there is None:
         raise StoreError(f"{folder}: no such directory; run first, or check the path")
-    stored = [open_stored(path) for path in sorted(folder.glob(f"*{ENDING}"))]
+    stored = [open_stored(join(folder, name)) for name in there if name.endswith(ENDING)]
     found = {slide.slide_id: slide for slide in stored if slide is not None}
     if not found:
         raise StoreError(f"{folder}: holds no results (*{ENDING}); check the path")
-    return Results(str(folder), found)
+    return Results(folder, found)
 
 
-def open_stored(path: Path) -> StoredSlide | None:
-    """Open one slide's store; None where nothing is yet. `StoreError` where it is not ours."""
-    seen = look(str(path))
-    return None if seen is None else StoredSlide(path.name.removesuffix(ENDING), str(path), seen)
+def open_stored(path: str) -> StoredSlide | None:
+    """Open one slide's store; None where there is none. `StoreError` where it is not ours."""
+    seen = look(path)
+    if seen is None or seen.kind is not None:  # nothing is yet, or a slide's own pixels
+        return None
+    return StoredSlide(stem(path), path, seen)
 
 
 def safe_id(name: str) -> str:

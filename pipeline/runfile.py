@@ -30,6 +30,7 @@ __all__ = [
     "describe_fields",
     "dump_config",
     "load_config",
+    "parse_config",
     "parse_yaml",
 ]
 
@@ -52,14 +53,20 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     """
     path = Path(path).expanduser()
     try:
-        raw = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; name a run file (YAML)") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text; name a run file (YAML)") from error
+    return parse_config(text, str(path), path.parent, overrides)
+
+
+def parse_config(text: str, origin: str, folder: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a run file's text; ``folder`` is what its paths are relative to. See `load_config`."""
+    raw = parse_yaml(text, origin)
     if not isinstance(raw, dict):
         found = "not a mapping of keys" if raw else "empty"
-        raise ConfigError(f"{path}: {found}; a run file needs at least slides: and model:")
+        raise ConfigError(f"{origin}: {found}; a run file needs at least slides: and model:")
     changed = []
     for override in overrides:
         key, change = _parse_override(override)
@@ -68,9 +75,9 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     try:
         config = RunConfig.model_validate(raw)
     except ValidationError as invalid:
-        raise ConfigError(_explain(invalid, str(path), changed)) from invalid
+        raise ConfigError(_explain(invalid, origin, changed)) from invalid
     # After validation, so that messages show paths as written and defaults are resolved too.
-    return RunConfig.model_validate(_resolve_paths(config.model_dump(), RunConfig, path.parent))
+    return RunConfig.model_validate(_resolve_paths(config.model_dump(), RunConfig, folder))
 
 
 def dump_config(config: RunConfig) -> str:
@@ -79,11 +86,11 @@ def dump_config(config: RunConfig) -> str:
 
 
 def describe_fields(model: type[BaseModel] = RunConfig) -> list[FieldDoc]:
-    """Give every setting of ``model``, keys dotted; a block has a row only if it may be null."""
+    """Give every setting of ``model``, keys dotted; a block has a row if it may be none."""
     rows: list[FieldDoc] = []
     for name, field in model.model_fields.items():
         block = _block_of(field)
-        if block is None or field.default is None:
+        if block is None or not isinstance(field.default, block):
             default = "required" if field.is_required() else _show(field.default)
             rows.append(FieldDoc(name, _allowed(field), default, str(field.description)))
         if block is not None:
@@ -193,6 +200,9 @@ def _explain(invalid: ValidationError, path: str, changed: Sequence[str]) -> str
         problems.setdefault(".".join(keys), _problem(error, block, keys[-1]))
     lines = []
     for key, problem in problems.items():
+        # What may be a block or something else is told as the block it was given as.
+        if any(other.startswith(f"{key}.") for other in problems):
+            continue
         ends = [(f"{key}.", f"{one}.") for one in changed]
         ours = any(a.startswith(b) or b.startswith(a) for a, b in ends)
         lines.append(f"{'override' if ours else path}: {key}: {problem}")
@@ -202,12 +212,22 @@ def _explain(invalid: ValidationError, path: str, changed: Sequence[str]) -> str
 def _locate(loc: tuple[int | str, ...]) -> tuple[type[BaseModel], list[str]]:
     """Give the block and the dotted key, without pydantic's parts for list items and unions."""
     block: type[BaseModel] = RunConfig
-    for depth, name in enumerate(loc[:-1], start=1):
-        inner = _block_of(block.model_fields[str(name)])
+    keys, parts = [str(loc[0])], list(loc[1:])
+    while parts:
+        field = block.model_fields[keys[-1]]
+        inner = _block_of(field)
+        if inner is not None and _other_than_block(field):
+            inner = inner if parts.pop(0) == inner.__name__ and parts else None
         if inner is None:
-            return block, [str(part) for part in loc[:depth]]
+            break
         block = inner
-    return block, [str(part) for part in loc]
+        keys.append(str(parts.pop(0)))
+    return block, keys
+
+
+def _other_than_block(field: FieldInfo) -> bool:
+    """Say whether a field may be a block or something else, null not counted."""
+    return len([arm for arm in get_args(field.annotation) if arm is not NoneType]) > 1
 
 
 def _problem(error: ErrorDetails, block: type[BaseModel], name: str) -> str:
@@ -235,7 +255,7 @@ _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 def _allowed(field: FieldInfo, text: str = "text") -> str:
     """Give the field's type in words."""
     block = _block_of(field)
-    if block is not None:
+    if block is not None and not _other_than_block(field):
         return f"a block with the keys {', '.join(block.model_fields)}"
     if any(isinstance(mark, LocalPath) for mark in field.metadata):
         text = "path"

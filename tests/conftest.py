@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.demo import write_demo
-from tests import toys
+from tests import servers, toys
 
 DATA_VARIABLE = "WSI_PIPELINE_TEST_DATA"
 
@@ -50,3 +51,33 @@ def shared_data() -> Path:
     if not (folder / "slides").is_dir():
         pytest.skip(f"no real slides in {folder}; name their folder in {DATA_VARIABLE}")
     return folder
+
+
+@pytest.fixture
+def web() -> Iterator[servers.Web]:
+    """A web server that counts what it is asked for, and misbehaves on demand."""
+    with servers.web_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3]:
+    """SeaweedFS with an empty bucket ``test``."""
+    with servers.seaweed(tmp_path_factory.mktemp("seaweed")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3]:
+    """Moto's S3 server with an empty bucket ``test``."""
+    with servers.moto(tmp_path_factory.mktemp("moto")) as server:
+        yield server
+
+
+@pytest.fixture(params=["seaweed", "moto"])
+def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Give the URL of an empty folder in a real bucket; the environment has the keys to it."""
+    server: servers.S3 = request.getfixturevalue(request.param)
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://test/{uuid.uuid4().hex}"

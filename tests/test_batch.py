@@ -94,18 +94,49 @@ def test_an_assumed_scale_is_used_said_and_recorded(run_file: Path, tmp_path: Pa
     assert stored.placements[0].scale == (16.0, 16.0)
 
 
-def test_a_model_made_for_another_scale_is_said(
-    run_file: Path, toy_model: Any, tmp_path: Path
+@pytest.mark.parametrize(
+    ("mpp", "asked", "said"),
+    [
+        (0.25, "{level: 0}", ["the model was made for 0.25 um/px and is run at 0.5, as "]),
+        (0.5, "{level: 0}", []),
+        (0.5, "model", []),
+        (0.505, "model", ["level 0 has 0.5 um/px and 0.505 is wanted: read as it is, not "]),
+        (0.8, "model", ["level 0 has 0.5 um/px: resampled to 0.8"]),
+        (0.25, "model", ["level 0 has 0.5 um/px: enlarged to 0.25, which adds no detail"]),
+        (
+            0.5,
+            "1.0",
+            [
+                "level 0 has 0.5 um/px: resampled to 1",
+                "the model was made for 0.5 um/px and is run at 1, as resolution.mpp asks",
+            ],
+        ),
+        (None, "0.5", []),
+    ],
+)
+def test_how_a_model_sees_a_slide_is_said_where_it_is_not_as_stored(
+    mpp: float | None, asked: str, said: list[str], run_file: Path, toy_model: Any, tmp_path: Path
 ) -> None:
     report = Noted()
     overrides = [
-        f"model={toy_model('per_patch', mpp=0.25)}",
+        f"model={toy_model('per_patch', mpp=mpp)}",
         f"slides={tmp_path / 'slides/a.tiff'}",
+        f"resolution.mpp={asked}",
     ]
-    pipeline.run(run_file, overrides, report=report)
-    (note,) = report.notes
-    assert "made for 0.25 um/px" in note
-    assert "level 0 has 0.5" in note
+    assert pipeline.run(run_file, overrides, report=report).complete
+    assert len(report.notes) == len(said)
+    for note, expected in zip(report.notes, said, strict=True):
+        assert note.startswith(f"a: {expected}")
+
+
+def test_a_card_without_a_scale_is_refused_unless_the_run_file_has_one(
+    run_file: Path, toy_model: Any, tmp_path: Path
+) -> None:
+    override = f"model={toy_model('per_patch', mpp=None)}"
+    for begin in (pipeline.run, lambda *args: list(dry_run(load_config(*args)))):
+        with pytest.raises(ConfigError, match=r"card\.yaml: the card does not say .* um per pixel"):
+            begin(run_file, [override])
+    assert not (tmp_path / "results").exists()
 
 
 def test_the_resolved_run_file_is_kept_and_runs_again(run_file: Path, tmp_path: Path) -> None:

@@ -389,7 +389,12 @@ def test_status_of_what_is_no_results_is_refused_in_a_line(
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("hello")
-    for name, said in {"empty": "holds no results", "file": "no such", "none": "no such"}.items():
+    saying = {
+        "empty": "holds no results",
+        "file": "cannot be read: Not a directory",
+        "none": "no such",
+    }
+    for name, said in saying.items():
         assert f"{tmp_path / name}: {said}" in command("status", tmp_path / name).refusal()
 
 
@@ -448,9 +453,9 @@ def test_a_slide_without_a_scale_fails_with_what_to_set(
     ("name", "said"),
     [
         ("fixtures/unreadable.svs", "cannot read level 0"),
-        ("fixtures/unopenable.tiff", "Unsupported TIFF compression"),
+        ("fixtures/unopenable.tiff", "TIFF compression 52479"),
         ("histolab-broken.svs", "not a slide that OpenSlide"),
-        ("CMU-1-Small-Region-dico?", "is a directory"),
+        ("gri?", "is a directory without DICOM files"),
     ],
 )
 @pytest.mark.parametrize("method", ["otsu", "none"])
@@ -481,6 +486,32 @@ def test_a_real_slide_is_inspected(command: Command, shared_data: Path) -> None:
     said = command("inspect", path)
     assert said.code == OK
     assert "0.499 x 0.499 um/px (header)" in said.out
+
+
+def test_a_slide_whose_scale_cannot_be_is_inspected_with_what_to_do(
+    command: Command, tmp_path: Path
+) -> None:
+    path = write_tiff(tmp_path / "a.tif", noise(64, 64), mpp=352.8)
+    said = command("inspect", path)
+    assert said.code == OK
+    problem = "problem the file says 352.8 x 352.8 um per pixel, which cannot be"
+    assert problem in " ".join(said.out.split())
+    assert "resolution.assume_mpp" in said.out
+
+
+def test_a_dry_run_says_what_the_model_will_see(
+    command: Command, run_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = write_tiff(tmp_path / "a.tif", noise(300, 300), mpp=0.25, levels=2)
+    for asked, said in (
+        ("model", "a 1 0.5"),
+        (0.4, "a 0 resampled 0.4"),
+        (0.2, "a 0 resampled 0.2"),
+    ):
+        config = run_file(slides=str(path), resolution={"mpp": asked})
+        given = command("run", config, "--dry-run")
+        assert given.code == OK
+        assert any(" ".join(line.split()).startswith(said) for line in given.out.splitlines())
 
 
 def test_a_slide_without_a_scale_says_unknown(command: Command, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_the_demo_run_reads_the_slide_that_it_writes() -> None:
 def test_slides_and_model_are_enough(run_file: Path) -> None:
     least = load(run_file, LEAST)
     assert (least.output.dtype, least.output.block, least.output.chunk) == ("uint8", "auto", "auto")
-    assert (least.resolution.mpp.level, least.resolution.missing) == (0, "error")
+    assert (least.resolution.mpp, least.resolution.missing) == ("model", "error")
     assert (least.tissue.method, least.tissue.min_area_um2, least.tissue.mpp) == ("otsu", 10000, 8)
     assert (least.tissue.min_fraction, least.tissue.min_hole_um2) == (0, 5000)
     assert (least.cluster.kind, least.cluster.dashboard) == ("local", "127.0.0.1:8787")
@@ -170,14 +170,16 @@ def test_a_folder_named_like_a_date_is_text(run_file: Path) -> None:
             "tissue: {mask: m.png}",
             "tissue.mask: m.png is not allowed; leave it out, or set method: mask",
         ),
-        (
-            "resolution: {mpp: model}",
-            "resolution.mpp: model is not allowed; only {level: N} is available in this version",
-        ),
-        (
-            "resolution: {mpp: 0.5}",
-            "resolution.mpp: 0.5 is not allowed; only {level: N} is available in this version",
-        ),
+        *[
+            (
+                f"resolution: {{mpp: {wrong}}}",
+                (
+                    f"resolution.mpp: {wrong} is not allowed; give model, number > 0.01 and < 100 "
+                    "or a block with the keys level"
+                ),
+            )
+            for wrong in ("modell", "0", "-0.5", ".nan", "250", "true", "null", "[0.5, 0.5]")
+        ],
         (
             "resolution: {mpp: {level: -1}}",
             "resolution.mpp.level: -1 is not allowed; give integer >= 0",
@@ -216,8 +218,8 @@ def test_a_folder_named_like_a_date_is_text(run_file: Path) -> None:
         (
             "7: x",
             (
-                "7: unknown key; known keys: slides, model, output, resolution, tissue, export, "
-                "on_error, cluster, demo"
+                "7: unknown key; known keys: slides, reader, model, output, resolution, tissue, "
+                "colour, export, on_error, cluster, demo"
             ),
         ),
     ],
@@ -319,7 +321,16 @@ def test_a_mapping_override_merges_into_a_block(run_file: Path) -> None:
 
 def test_a_mapping_override_replaces_a_scalar(run_file: Path) -> None:
     text = LEAST + "resolution: {mpp: model}"
-    assert load(run_file, text, "resolution.mpp={level: 2}").resolution.mpp.level == 2
+    loaded = load(run_file, text, "resolution.mpp={level: 2}")
+    assert loaded.resolution.mpp == config.LevelConfig(level=2)
+
+
+@pytest.mark.parametrize("value", ["model", "0.5", "1", "{level: 0}"])
+def test_the_resolution_is_the_models_a_number_or_a_level(run_file: Path, value: str) -> None:
+    loaded = load(run_file, LEAST + f"resolution: {{mpp: {value}}}")
+    again = load(run_file, dump_config(loaded))
+    assert loaded.resolution == again.resolution
+    assert type(loaded.resolution.mpp) in (str, float, config.LevelConfig)
 
 
 def test_a_list_override_replaces_the_whole_list(run_file: Path) -> None:
@@ -423,7 +434,7 @@ def test_urls_and_builtins_are_left_alone(run_file: Path, name: str) -> None:
 def test_a_config_cannot_be_changed(run_file: Path) -> None:
     loaded = load(run_file, LEAST + "demo: {slide: d.svs}")
     assert loaded.demo is not None
-    blocks: list[BaseModel] = [loaded, loaded.output, loaded.resolution.mpp, loaded.demo]
+    blocks: list[BaseModel] = [loaded, loaded.output, loaded.resolution, loaded.demo]
     for block in blocks:
         name = next(iter(type(block).model_fields))
         with pytest.raises(ValidationError, match="frozen"):
@@ -445,6 +456,7 @@ def test_every_setting_has_one_row_with_its_default() -> None:
     rows = {row.key: row for row in describe_fields()}
     assert rows["slides"].default == "required"
     assert rows["output.block"].type == "auto or integer >= 64"
+    assert rows["resolution.mpp"].default == "model"
     assert rows["resolution.mpp.level"].default == "0"
     assert rows["demo"].default == "null"
     assert rows["demo.width"].default == "5000"

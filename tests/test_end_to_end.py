@@ -183,16 +183,16 @@ def test_only_the_wanted_patches_with_their_halo_are_read(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from pipeline.readers.openslide import OpenSlideReader
+    from pipeline.readers.tiff import TiffReader
 
     boxes: list[Box] = []
-    read = OpenSlideReader.read
+    read = TiffReader.read
 
-    def noted(self: OpenSlideReader, level: int, box: Box) -> Pixels:
+    def noted(self: TiffReader, level: int, box: Box) -> Pixels:
         boxes.append(box)
         return read(self, level, box)
 
-    monkeypatch.setattr(OpenSlideReader, "read", noted)
+    monkeypatch.setattr(TiffReader, "read", noted)
     plan = planned(
         slide,
         toy_model("neighbours", outputs={"range": [0, 128]}),
@@ -239,21 +239,21 @@ def test_a_failed_block_is_tried_again_by_the_next_run_and_mends_the_pyramid(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from pipeline.errors import SlideError
-    from pipeline.readers.openslide import OpenSlideReader
+    from pipeline.readers.tiff import TiffReader
 
     slide = open_slide(write_tiff(tmp_path / "noise.tiff", noise(600, 1300)))
     card = toy_model("neighbours", outputs={"range": [0, 128]})
     whole, broken = tmp_path / "whole.zarr", tmp_path / "broken.zarr"
     run(planned(slide, card, whole, block=256))
-    read = OpenSlideReader.read
+    read = TiffReader.read
 
-    def fail_far_right(self: OpenSlideReader, level: int, box: Box) -> Pixels:
+    def fail_far_right(self: TiffReader, level: int, box: Box) -> Pixels:
         if box.x_stop > 1200 and box.y < 10:
             raise SlideError(f"{slide.path}: a tile of {box} is broken")
         return read(self, level, box)
 
     with monkeypatch.context() as patch:
-        patch.setattr(OpenSlideReader, "read", fail_far_right)
+        patch.setattr(TiffReader, "read", fail_far_right)
         first = run(planned(slide, card, broken, block=256))
     assert set(first.failures) == {(0, 4), (0, 5)}
     again = run(planned(slide, card, broken, block=256))
@@ -363,12 +363,12 @@ def test_the_picture_of_the_tissue_stays_small_whatever_scale_a_slide_claims(
 def test_planning_opens_no_output_and_reads_no_pixel(
     slide: Slide, toy_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.readers.openslide import OpenSlideReader
+    from pipeline.readers.tiff import TiffReader
 
     tissue = everything(slide)
     card = toy_model("per_patch")
     before = sorted(tmp_path.rglob("*"))
-    monkeypatch.setattr(OpenSlideReader, "read", None)
+    monkeypatch.setattr(TiffReader, "read", None)
     plan = planned(slide, card, tmp_path / "none" / "out.zarr", block=256, tissue=tissue)
     assert plan.blocks.shape == (1, 3, 4)
     assert plan.pyramid is not None

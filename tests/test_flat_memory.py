@@ -20,7 +20,6 @@ from pathlib import Path
 from pipeline.batch import dry_run, run
 from pipeline.outcomes import Silence
 from pipeline.clusters import scheduler_in_force
-from pipeline.memory import worker_bytes
 from pipeline.runfile import load_config
 
 def peak():
@@ -38,9 +37,7 @@ if __name__ == "__main__":
     run(config, report=measure)
     measured = {"client": peak(), "workers": measure.workers}
     ((_, plan),) = dry_run(config)
-    predicted = worker_bytes(
-        plan.model, plan.grid.cell, plan.layout.dtype, threads=measure.threads
-    )
+    predicted = plan.worker_bytes(threads=measure.threads)
     print(json.dumps({**measured, "predicted": predicted}))
 """
 
@@ -69,23 +66,32 @@ def measured(slide: Path, folder: Path, *overrides: str) -> tuple[int, int, int]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["threads", "local"])
+@pytest.mark.parametrize(
+    ("kind", "mpp"), [("threads", "model"), ("local", "model"), ("local", "1.1")]
+)
 def test_peak_memory_does_not_grow_with_the_slide_and_stays_below_the_prediction(
     kind: str,
+    mpp: str,
     slides: dict[tuple[int, int], Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    # In one process the peaks of two threads add up when they meet; blocks of 1024 are many
-    # enough in the small slide, too, for that to happen.
-    block = "1024" if kind == "threads" else "auto"
-    settings = (f"cluster.kind={kind}", "cluster.workers=2", f"output.block={block}")
+    # In one process the peaks of two threads add up when they meet; the blocks have to be many
+    # enough in the small slide, too, for that to happen. So where the model sees half of its
+    # resolution.
+    block = {"threads": "512", "local": "auto" if mpp == "model" else "1024"}[kind]
+    settings = (
+        f"cluster.kind={kind}",
+        "cluster.workers=2",
+        f"output.block={block}",
+        f"resolution.mpp={mpp}",
+    )
     small = measured(slides[SMALL], tmp_path, *settings)
     large = measured(slides[LARGE], tmp_path, *settings)
     with capsys.disabled():
         for size, (client, worker, predicted) in ((SMALL, small), (LARGE, large)):
             print(
-                f"\n{kind}, {size[0]} x {size[1]}: client {client / 2**20:.0f} MiB, "
+                f"\n{kind}, mpp {mpp}, {size[0]} x {size[1]}: client {client / 2**20:.0f} MiB, "
                 f"worker {worker / 2**20:.0f} MiB, predicted {predicted / 2**20:.0f} MiB",
                 end="",
             )

@@ -48,6 +48,7 @@ def run_file(shared_data: Path, tmp_path: Path) -> Path:
     run = {
         "slides": str(slide),
         "model": "card.yaml",
+        "resolution": {"mpp": {"level": 0}},
         "tissue": {"method": "mask", "mask": "mask.png"},
         "cluster": {"kind": "local", "workers": 2, "dashboard": "none"},
     }
@@ -79,7 +80,7 @@ def test_stored_scores_of_a_real_slide_equal_the_model_run_on_the_whole_region(
 ) -> None:
     report = Measured()
     assert pipeline.run(run_file, report=report).complete
-    assert "made for 0.5 um/px and level 0 has 0.26" in report.notes[0]
+    assert "made for 0.5 um/px and is run at 0.26" in report.notes[0]
     stored = pipeline.open_results(run_file.parent / "results")["erosion-HE"]
     kept = KEPT.within(Box(0, 0, *stored.outputs[0].plane))
     scores = stored.levels[0][0][kept].compute(scheduler="synchronous")

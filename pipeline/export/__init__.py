@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 
 from pipeline.errors import StoreError
-from pipeline.results import StoredSlide, open_stored
+from pipeline.results import ENDING, StoredSlide, open_stored
 from pipeline.slide import Slide
 
 __all__ = ["EXPORTS", "export"]
@@ -27,8 +26,8 @@ def export(kind: str, store: str, slide: Slide) -> str:
 
     Raises `StoreError` where the store is not committed.
     """
-    stored = open_stored(Path(store))
+    stored = open_stored(store)
     if stored is None or not stored.seen.committed:
         raise StoreError(f"{store}: is not finished; run again before exporting")
-    make: Callable[[StoredSlide, Slide, Path], Path] = import_module(EXPORTS[kind]).export
-    return str(make(stored, slide, Path(stored.path).with_suffix("")))
+    make: Callable[[StoredSlide, Slide, str], str] = import_module(EXPORTS[kind]).export
+    return make(stored, slide, stored.path.removesuffix(ENDING))

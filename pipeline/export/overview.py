@@ -6,10 +6,10 @@ Pure drawing, without pyplot and its global state: safe in threads, and no displ
 from __future__ import annotations
 
 import math
-import uuid
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -19,7 +19,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
+from pipeline import places
 from pipeline.errors import StoreError
+from pipeline.ngff import Placement
 from pipeline.results import StoredSlide
 from pipeline.slide import Slide
 from pipeline.store import Coverage
@@ -45,16 +47,21 @@ _HIGHEST_PERCENTILE = 99.5  # a few bright pixels must not make all others dark
 _OUTLINE_PIXELS = 1500  # a finer mask is thinned: lines cannot show more
 
 
+Area = tuple[float, float, float, float]
+"""Top, left, height and width."""
+
+
 @dataclass(frozen=True)
 class OverviewImage:
     """What an overview shows.
 
-    Every array covers the whole slide, each at its own resolution;
-    scores may go on beyond it, where a model's stride does not divide the slide.
+    Every array covers the whole slide, each at its own resolution; scores and tissue may go on
+    beyond it, where their pixels do not divide the slide, or begin before it.
 
     thumbnail: uint8 (y, x, 3).
     heat: float32 (y, x) scores; None draws the slide alone.
-    heat_um: height and width that the scores cover, from the slide's corner; None: the slide's.
+    heat_um, tissue_um: top, left, height and width of what they cover, from the slide's corner;
+        None: the slide.
     limits: the scores at the two ends of the colours; beyond them the end's colour is drawn.
     tissue: bool (y, x), drawn as an outline.
     width_um, height_um: the slide's extent; they alone decide shape and scale.
@@ -72,11 +79,12 @@ class OverviewImage:
     channel: str
     subtitle: str = ""
     analysed: NDArray[np.bool_] | None = None
-    heat_um: tuple[float, float] | None = None
+    heat_um: Area | None = None
+    tissue_um: Area | None = None
     limits: tuple[float, float] = (0.0, 1.0)
 
 
-def export(stored: StoredSlide, slide: Slide, stem: Path) -> Path:
+def export(stored: StoredSlide, slide: Slide, stem: str) -> str:
     """Draw a slide's overview beside its store: ``<stem>.overview.png``.
 
     A pixel of the heat map is the mean over all it covers, so that sparse objects are faint in
@@ -85,17 +93,17 @@ def export(stored: StoredSlide, slide: Slide, stem: Path) -> Path:
     level = next(i for i, each in enumerate(stored.outputs) if max(each.plane) <= _HEAT_PIXELS)
     heat = stored.as_scores(np.asarray(stored.levels[level][0]))
     analysed = _analysed(stored, (heat.shape[0], heat.shape[1]))
-    l0_mpp_y, l0_mpp_x = stored.level0_mpp
-    scale_y, scale_x = stored.placements[level].scale
-    path = stem.with_name(f"{stem.name}.overview.png")
+    l0_mpp = stored.level0_mpp
+    path = f"{stem}.overview.png"
     save_overview(
         OverviewImage(
             thumbnail=slide.thumbnail(_HEAT_PIXELS),
             heat=heat,
             tissue=stored.tissue,
-            width_um=slide.shape[1] * l0_mpp_x,
-            height_um=slide.shape[0] * l0_mpp_y,
-            heat_um=(heat.shape[0] * scale_y, heat.shape[1] * scale_x),
+            width_um=slide.shape[1] * l0_mpp[1],
+            height_um=slide.shape[0] * l0_mpp[0],
+            heat_um=_area(stored.placements[level], heat, l0_mpp),
+            tissue_um=_area(stored.tissue_placement, stored.tissue, l0_mpp),
             title=slide.name,
             channel=f"{stored.channels[0]}, mean per pixel" if level else stored.channels[0],
             subtitle="" if stored.state == "done" else f"failed blocks: {len(stored.failures)}",
@@ -105,6 +113,15 @@ def export(stored: StoredSlide, slide: Slide, stem: Path) -> Path:
         path,
     )
     return path
+
+
+def _area(place: Placement, array: NDArray[Any], mpp: tuple[float, float]) -> Area:
+    """Give what an array covers, in um from the slide's corner."""
+    return (
+        *place.corner(mpp),
+        array.shape[0] * place.scale[0],
+        array.shape[1] * place.scale[1],
+    )
 
 
 def _limits(scores: NDArray[np.float32], score_range: tuple[float, float]) -> tuple[float, float]:
@@ -174,15 +191,12 @@ def draw_overview(image: OverviewImage) -> Figure:
 
 def save_overview(image: OverviewImage, path: str | Path) -> None:
     """Write the overview as PNG: the whole file or none. `StoreError` where it cannot be."""
-    path = Path(path)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    drawn = BytesIO()
+    draw_overview(image).savefig(drawn, format="png")
     try:
-        draw_overview(image).savefig(temporary, format="png")
-        temporary.replace(path)
+        places.write_whole(str(path), drawn.getvalue())
     except OSError as error:
         raise StoreError(f"{path}: cannot be written: {error.strerror}; run again") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _axes(figure: Figure, box: tuple[float, float, float, float]) -> Axes:
@@ -221,8 +235,9 @@ def _draw_slide(axes: Axes, image: OverviewImage, pixels: NDArray[np.uint8]) -> 
     rows, columns = (min(size, _OUTLINE_PIXELS) for size in image.tissue.shape)
     # A rim of glass closes the outline where tissue reaches the edge of the slide.
     tissue = np.pad(resample_mask(image.tissue, (rows, columns)), 1)
-    y = np.clip((np.arange(-1, rows + 1) + 0.5) / rows, 0, 1) * image.height_um
-    x = np.clip((np.arange(-1, columns + 1) + 0.5) / columns, 0, 1) * image.width_um
+    top, left, height_um, width_um = image.tissue_um or (0, 0, image.height_um, image.width_um)
+    y = np.clip(top + (np.arange(-1, rows + 1) + 0.5) / rows * height_um, 0, image.height_um)
+    x = np.clip(left + (np.arange(-1, columns + 1) + 0.5) / columns * width_um, 0, image.width_um)
     outline = axes.contour(x, y, tissue, levels=[0.5], colors=_INK, linewidths=0.8)
     outline.set_path_effects([withStroke(linewidth=2.0, foreground="white")])
 
@@ -232,8 +247,8 @@ def _draw_heat(axes: Axes, image: OverviewImage, heat: NDArray[np.float32]) -> N
     if image.analysed is not None:
         hidden |= ~resample_mask(image.analysed, (heat.shape[0], heat.shape[1]))
     scores = np.ma.masked_array(heat, hidden)
-    height_um, width_um = image.heat_um or (image.height_um, image.width_um)
-    extent = (0, width_um, height_um, 0)
+    top, left, height_um, width_um = image.heat_um or (0, 0, image.height_um, image.width_um)
+    extent = (left, left + width_um, top + height_um, top)
     low, high = image.limits
     axes.imshow(scores, heat_colours(), extent=extent, aspect="auto", vmin=low, vmax=high)
     axes.set(xlim=(0, image.width_um), ylim=(image.height_um, 0))

@@ -15,6 +15,9 @@ __all__ = ["READERS", "LevelInfo", "Metadata", "Mpp", "Reader", "open_reader"]
 
 READERS = {
     "openslide": "pipeline.readers.openslide",
+    "tiff": "pipeline.readers.tiff",
+    "zarr": "pipeline.readers.ome_zarr",
+    "dicom": "pipeline.readers.dicom",
 }
 """Name -> module with ``open_reader(path) -> Reader``; imported when first asked for."""
 

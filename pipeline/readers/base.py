@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.geometry import Box, Shape
 
-__all__ = ["LevelInfo", "Metadata", "Mpp", "Reader"]
+__all__ = ["LevelInfo", "Metadata", "Mpp", "Reader", "stored_downsample"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,34 @@ class Reader(Protocol):
         """Give a label, macro or thumbnail image: ``(y, x, 3)`` uint8."""
         ...
 
+    def icc_profile(self) -> bytes | None:
+        """Give the embedded ICC profile of level 0; None where there is none."""
+        ...
+
     def close(self) -> None:
         """Release the file."""
         ...
+
+
+def stored_downsample(l0_shape: Shape, shape: Shape) -> tuple[float, float]:
+    """Give level-0 pixels per pixel, per axis.
+
+    A pyramid divides by a whole number and rounds the size; the quotient of the sizes would
+    carry that rounding into every coordinate, so the whole number is taken where it explains
+    both sizes.
+
+    >>> stored_downsample((16866, 13196), (4217, 3299))
+    (4.0, 4.0)
+    >>> stored_downsample((300, 5000), (18, 312))
+    (16.0, 16.0)
+    >>> stored_downsample((1000, 1000), (300, 300))
+    (3.3333333333333335, 3.3333333333333335)
+    """
+    longer = l0_shape.index(max(l0_shape))  # there rounding weighs least
+    whole = max(round(l0_shape[longer] / shape[longer]), 1)
+    if all(
+        n in (math.floor(l0 / whole), math.ceil(l0 / whole))
+        for l0, n in zip(l0_shape, shape, strict=True)
+    ):
+        return (float(whole), float(whole))
+    return (l0_shape[0] / shape[0], l0_shape[1] / shape[1])

@@ -9,15 +9,20 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from pipeline.errors import StoreError
-from pipeline.geometry import Box, Index, Shape
+from pipeline.geometry import Box, Grid, Index, Shape
 from pipeline.handles import Pool
+from pipeline.readers.zarr_stores import zarr_at
 from pipeline.store.damage import tells_the_store
-from pipeline.store.layout import Layout
+from pipeline.store.layout import ImageLayout, Layout
+from pipeline.store.shards import decode_shard, encode_shard
 
-__all__ = ["StoredArray", "done", "drop", "halve", "keys", "outputs"]
+__all__ = ["StoredArray", "done", "drop", "halve", "image_outputs", "keys", "outputs"]
+
+_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +30,8 @@ class StoredArray:
     """The token of one ``(c, y, x)`` output array: a `Source` and a `Target`.
 
     It holds whatever the array's metadata hold, so that an array which was made anew with
-    other blocks is another token and no process goes on with the old one.
+    other blocks is another token and no process goes on with the old one. ``chunk`` is the side
+    of a chunk inside a shard, ``chunk_channels`` how many channels it holds.
     """
 
     store: str
@@ -36,6 +42,7 @@ class StoredArray:
     block: int
     chunk: int
     background: float
+    chunk_channels: int = 1
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -57,12 +64,17 @@ class StoredArray:
         """Channels, rows and columns of one shard."""
         return (self.channels, self.block, self.block)
 
+    @property
+    def grid(self) -> Grid:
+        """Its plane cut into blocks, each one shard."""
+        return Grid(self.plane, self.block)
+
     @tells_the_store
     def read(self, box: Box) -> NDArray[Any]:
         """Give ``(c, y, x)`` values of ``box``; background outside and where no block is."""
         inside = box.clipped(self.plane)
         with _arrays.using(self) as array:
-            values: NDArray[Any] = array[(slice(None), *inside.within(Box(0, 0, *self.plane)))]
+            values = self._read_inside(array, inside)
         if inside == box:
             return values
         padded = np.full((self.channels, *box.shape), self.background, self.kind)
@@ -79,15 +91,43 @@ class StoredArray:
                 f"{self.store}/{self.name}: a block of {expected} {self.kind} was expected, "
                 f"got {values.shape} {values.dtype}"
             )
+        index = (box.y // self.block, box.x // self.block)
+        if self.grid.box(index) != box:
+            raise StoreError(f"{self.store}/{self.name}: {box} is not a block of {self.grid}")
+        data = encode_shard(values, self.chunks, self._chunk_shape, self.background)
         with _arrays.using(self) as array:
-            array[(slice(None), *box.within(Box(0, 0, *self.plane)))] = values
+            buffer = default_buffer_prototype().buffer.from_bytes(data)
+            sync(array.store.set(self._key(index), buffer))
+
+    @property
+    def _chunk_shape(self) -> tuple[int, int, int]:
+        return (self.chunk_channels, self.chunk, self.chunk)
+
+    def _key(self, index: Index) -> str:
+        return f"{self.name}/c/0/{index[0]}/{index[1]}"
+
+    def _read_inside(self, array: Any, inside: Box) -> NDArray[Any]:
+        whole = [self.grid.box(index) for index in self.grid.touching(inside)]
+        if sum(block.area for block in whole) != inside.area:
+            values: NDArray[Any] = array[(slice(None), *inside.within(Box(0, 0, *self.plane)))]
+            return values
+        # Whole blocks, as the level above is made of: each is one object, decoded here.
+        values = np.empty((self.channels, *inside.shape), self.kind)
+        for block in whole:
+            part = values[(slice(None), *block.within(inside))]
+            key = self._key((block.y // self.block, block.x // self.block))
+            stored = sync(array.store.get(key, default_buffer_prototype()))
+            if stored is None:
+                part[...] = self.background
+            else:
+                data = memoryview(stored.as_numpy_array())
+                decode_shard(data, part, self.chunks, self._chunk_shape, self.background)
+        return values
 
 
 def _open_array(ref: StoredArray) -> Any:
-    array = zarr.open_array(ref.store, path=ref.name, mode="r+")
-    # All-zero chunks are written too, or a block of zeros would never count as done. The
-    # `config` argument of `open_array` does not reach an existing array; this does.
-    return array.with_config({"write_empty_chunks": True})
+    # Blocks are written beside the array, so that it need not be told how.
+    return zarr.open_array(zarr_at(ref.store), path=ref.name, mode="r+")
 
 
 _arrays: Pool[StoredArray, Any] = Pool(_open_array, size=32)
@@ -110,6 +150,24 @@ def outputs(path: str, layout: Layout) -> tuple[StoredArray, ...]:
     )
 
 
+def image_outputs(path: str, layout: ImageLayout) -> tuple[StoredArray, ...]:
+    """Give the tokens of a converted slide's levels, finest first; nothing is opened."""
+    return tuple(
+        StoredArray(
+            store=path,
+            name=str(i),
+            plane=grid.shape,
+            channels=3,
+            kind="uint8",
+            block=grid.cell,
+            chunk=layout.chunk,
+            background=float(layout.fill),
+            chunk_channels=3,
+        )
+        for i, grid in enumerate(layout.grids)
+    )
+
+
 @tells_the_store
 def done(array: StoredArray) -> set[Index]:
     """Give the blocks of ``array`` that are stored."""
@@ -121,7 +179,7 @@ def done(array: StoredArray) -> set[Index]:
 @tells_the_store
 def drop(array: StoredArray, indices: Iterable[Index]) -> None:
     """Remove blocks, so that they are pending again."""
-    root = zarr.open_group(array.store, mode="r+").store
+    root = zarr.open_group(zarr_at(array.store), mode="r+").store
     for i, j in indices:
         sync(root.delete(f"{array.name}/c/0/{i}/{j}"))
 
@@ -132,20 +190,28 @@ def halve(values: NDArray[Any], _index: Index, _value: None) -> NDArray[Any]:
     >>> halve(np.array([[[0, 1, 9], [1, 1, 9]]], np.uint8), (0, 0), None)
     array([[[1, 9]]], dtype=uint8)
     """
-    _, height, width = values.shape
+    channels, height, width = values.shape
     if height % 2 or width % 2:
         values = np.pad(values, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge")
-    integer = np.issubdtype(values.dtype, np.integer)
-    # One accumulator and no wide copy of the four quarters: they are the largest thing here.
-    total: NDArray[Any] = values[:, ::2, ::2].astype(np.uint16 if integer else np.float32)
-    for quarter in (values[:, 1::2, ::2], values[:, ::2, 1::2], values[:, 1::2, 1::2]):
-        total += quarter
+    half = np.empty((channels, values.shape[1] // 2, values.shape[2] // 2), values.dtype)
+    # A few rows at a time: the sums stay in the processor's cache, and are no second block.
+    for channel in range(channels):
+        for y in range(0, len(half[channel]), _ROWS):
+            rows = values[channel, 2 * y : 2 * (y + _ROWS)]
+            half[channel, y : y + _ROWS] = _means(rows)
+    return half
+
+
+def _means(rows: NDArray[Any]) -> NDArray[Any]:
+    integer = np.issubdtype(rows.dtype, np.integer)
+    tall = np.add(rows[::2], rows[1::2], dtype=np.uint16 if integer else np.float32)
+    total: NDArray[Any] = tall[:, ::2] + tall[:, 1::2]
     if integer:
         total += 2
-        total //= 4
+        total >>= 2
     else:
         total /= 4
-    return total.astype(values.dtype)
+    return total
 
 
 @tells_the_store
@@ -155,5 +221,5 @@ def keys(path: str, prefix: str) -> Sequence[str]:
     async def collect(store: Any) -> list[str]:
         return [key async for key in store.list_prefix(prefix)]
 
-    found: list[str] = sync(collect(zarr.open_group(path, mode="r").store))
+    found: list[str] = sync(collect(zarr.open_group(zarr_at(path), mode="r").store))
     return found

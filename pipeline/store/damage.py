@@ -7,6 +7,7 @@ from functools import wraps
 from typing import ParamSpec, TypeVar
 
 from pipeline.errors import StoreError
+from pipeline.urls import is_url
 
 __all__ = ["tells_the_store"]
 
@@ -32,6 +33,8 @@ def tells_the_store(function: Callable[P, R]) -> Callable[P, R]:
                 f"{_name(args[0])}: damaged: {_line(error)}; remove the store and run again"
             ) from error
         except OSError as error:
+            if is_url(_name(args[0])):
+                raise StoreError(f"{_name(args[0])}: {error.strerror}") from error
             raise StoreError(
                 f"{_name(args[0])}: cannot be read or written: {_line(error)}; check its "
                 "permissions and the space on its disk, and run again"

@@ -10,33 +10,37 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import ZstdCodec
 from zarr.core.sync import sync
 
+from pipeline import places
 from pipeline.errors import StaleStoreError, StoreError
-from pipeline.ngff import VERSION, Placement, image_metadata, label_metadata
+from pipeline.ngff import ATTRIBUTE, VERSION, Placement, image_metadata, label_metadata
+from pipeline.readers.zarr_stores import zarr_at
 from pipeline.store.array import StoredArray, keys
 from pipeline.store.damage import tells_the_store
 from pipeline.store.layout import LABEL_CHUNK, Layout
+from pipeline.store.shards import COMPRESSOR
+from pipeline.urls import is_url, stem
 
 __all__ = [
+    "FORMAT",
     "Look",
     "begin",
+    "begun",
     "commit",
     "look",
     "read_coverage",
     "read_placements",
     "read_tissue",
     "stored_outputs",
+    "sweep",
     "withdraw",
 ]
 
 FORMAT = 1
 """Version of what is in the ``wsi_pipeline`` attribute."""
 
-_ATTRIBUTE = "wsi_pipeline"
 _PARTIAL = ".partial"
-_COMPRESSOR = ZstdCodec(level=1)
 
 
 @tells_the_store
@@ -52,12 +56,10 @@ def begin(
     Raises `StaleStoreError` naming the first setting that differs, what it was and what it
     is; `StoreError` where ``path`` holds something else.
     """
-    begun = look(path)
-    if begun is not None and begun.settings is not None:
-        _check_settings(path, begun.settings, settings)
+    if begun(path, settings):
         return
     # Arrays first, settings last: a store killed in between has no settings and is remade.
-    group = zarr.open_group(path, mode="w", attributes={_ATTRIBUTE: {"format": FORMAT}})
+    group = zarr.open_group(zarr_at(path), mode="w", attributes={ATTRIBUTE: {"format": FORMAT}})
     for grid, name in zip(layout.grids, map(str, range(len(layout.grids))), strict=True):
         group.create_array(
             name,
@@ -65,7 +67,7 @@ def begin(
             dtype=layout.dtype,
             chunks=(1, layout.chunk, layout.chunk),
             shards=(len(layout.channels), grid.cell, grid.cell),
-            compressors=_COMPRESSOR,
+            compressors=COMPRESSOR,
             fill_value=layout.window[0],
             dimension_names=("c", "y", "x"),
         )
@@ -75,7 +77,7 @@ def begin(
     _write_tissue(group, layout, tissue)
     group.attrs.update(
         {
-            _ATTRIBUTE: {
+            ATTRIBUTE: {
                 "format": FORMAT,
                 "settings": dict(settings),
                 "provenance": dict(provenance),
@@ -85,10 +87,22 @@ def begin(
     )
 
 
+def begun(path: str, settings: Mapping[str, Any], kind: str | None = None) -> bool:
+    """Say whether a store was begun; with the same ``settings``, or it is an error."""
+    seen = look(path)
+    if seen is None or seen.settings is None:
+        return False
+    if seen.kind != kind:
+        holds = "the pixels of a slide" if seen.kind else "the results of a model"
+        raise StoreError(f"{path}: holds {holds}; name another place, or move it away")
+    _check_settings(path, seen.settings, settings)
+    return True
+
+
 @tells_the_store
 def withdraw(path: str) -> None:
     """Take back a commit, because blocks are about to change: the store is unfinished again."""
-    group = zarr.open_group(path, mode="r+")
+    group = zarr.open_group(zarr_at(path), mode="r+")
     if "ome" in group.attrs:
         del group.attrs["ome"]
 
@@ -101,15 +115,23 @@ def commit(
 
     ``record`` joins the store's attributes: failures, seconds, memory.
     """
-    group = zarr.open_group(path, mode="r+")
-    zarr.open_array(path, path="coverage", mode="r+")[:] = coverage
+    group = zarr.open_group(zarr_at(path), mode="r+")
+    zarr.open_array(zarr_at(path), path="coverage", mode="r+")[:] = coverage
+    sweep(path)
+    own: Any = group.attrs[ATTRIBUTE]
+    group.attrs[ATTRIBUTE] = {**own, **record}
+    levels = Placement.pyramid(layout.mpp, layout.step, len(layout.grids), layout.origin)
+    group.attrs["ome"] = image_metadata(stem(path), levels, layout.channels, layout.window)
+
+
+def sweep(path: str) -> None:
+    """Remove what writers that were killed have left."""
+    if is_url(path):  # where an object is whole or not there
+        return
+    store = zarr.open_group(path, mode="r+").store
     for key in keys(path, ""):
-        if key.endswith(_PARTIAL):  # left by a writer that was killed
-            sync(group.store.delete(key))
-    own: Any = group.attrs[_ATTRIBUTE]
-    group.attrs[_ATTRIBUTE] = {**own, **record}
-    levels = Placement.pyramid(layout.mpp, layout.step, len(layout.grids))
-    group.attrs["ome"] = image_metadata(Path(path).stem, levels, layout.channels, layout.window)
+        if key.endswith(_PARTIAL):
+            sync(store.delete(key))
 
 
 @dataclass(frozen=True)
@@ -120,18 +142,23 @@ class Look:
     committed: bool
     attributes: Mapping[str, Any]
 
+    @property
+    def kind(self) -> str | None:
+        """What a store holds if not the results of a model."""
+        kind: str | None = self.attributes.get("kind")
+        return kind
+
 
 @tells_the_store
 def look(path: str) -> Look | None:
     """Look at a store; None where there is nothing. `StoreError` where it is not one of ours."""
-    folder = Path(path)
-    if not folder.exists() or (folder.is_dir() and _only_leftovers(folder)):
+    if not places.exists(path) or (not is_url(path) and _only_leftovers(Path(path))):
         return None
     try:
-        attributes = zarr.open_group(path, mode="r").attrs.asdict()
+        attributes = zarr.open_group(zarr_at(path), mode="r").attrs.asdict()
     except (FileNotFoundError, zarr.errors.ContainsArrayError) as error:
         raise StoreError(f"{path}: exists and is not a results store; move it away") from error
-    own: Any = attributes.get(_ATTRIBUTE)
+    own: Any = attributes.get(ATTRIBUTE)
     if not isinstance(own, dict):
         raise StoreError(f"{path}: a zarr group of another program; move it away")
     if own.get("format") != FORMAT:
@@ -142,7 +169,7 @@ def look(path: str) -> Look | None:
 @tells_the_store
 def stored_outputs(path: str) -> tuple[StoredArray, ...]:
     """Give the tokens of a store's levels, finest first, from its own metadata."""
-    group = zarr.open_group(path, mode="r")
+    group = zarr.open_group(zarr_at(path), mode="r")
     arrays = sorted(
         ((name, array) for name, array in group.arrays() if name.isdigit()),
         key=lambda found: int(found[0]),
@@ -157,6 +184,7 @@ def stored_outputs(path: str) -> tuple[StoredArray, ...]:
             block=(array.shards or array.chunks)[1],
             chunk=array.chunks[1],
             background=float(array.fill_value),
+            chunk_channels=array.chunks[0],
         )
         for name, array in arrays
     )
@@ -164,8 +192,11 @@ def stored_outputs(path: str) -> tuple[StoredArray, ...]:
 
 @tells_the_store
 def read_placements(path: str) -> tuple[Placement, ...]:
-    """Give where each committed level lies, as the store's metadata say."""
-    ome: Any = zarr.open_group(path, mode="r").attrs.get("ome")
+    """Give where each committed level lies, as the store's metadata say.
+
+    ``path`` may be that of a label in it, whose metadata are the same.
+    """
+    ome: Any = zarr.open_group(zarr_at(path), mode="r").attrs.get("ome")
     if ome is None:
         raise StoreError(f"{path}: is not finished; run again")
     return tuple(
@@ -177,18 +208,18 @@ def read_placements(path: str) -> tuple[Placement, ...]:
 @tells_the_store
 def read_coverage(path: str) -> NDArray[np.uint8]:
     """Give the committed coverage ``(rows, columns)``."""
-    return np.asarray(zarr.open_array(path, path="coverage", mode="r")[:], np.uint8)
+    return np.asarray(zarr.open_array(zarr_at(path), path="coverage", mode="r")[:], np.uint8)
 
 
 @tells_the_store
 def read_tissue(path: str) -> NDArray[np.bool_]:
     """Give the tissue mask ``(y, x)`` the store was begun with."""
-    return np.asarray(zarr.open_array(path, path="labels/tissue/0", mode="r")[:], bool)
+    return np.asarray(zarr.open_array(zarr_at(path), path="labels/tissue/0", mode="r")[:], bool)
 
 
 def _only_leftovers(folder: Path) -> bool:
     """Say whether a killed `begin` got no further than making the folder."""
-    return all(entry.name.endswith(_PARTIAL) for entry in folder.iterdir())
+    return folder.is_dir() and all(entry.name.endswith(_PARTIAL) for entry in folder.iterdir())
 
 
 def _check_settings(path: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -214,12 +245,14 @@ def _write_tissue(group: zarr.Group, layout: Layout, mask: NDArray[np.bool_]) ->
             shape=level.shape,
             dtype="uint8",
             chunks=tuple(min(n, LABEL_CHUNK) for n in level.shape),
-            compressors=_COMPRESSOR,
+            compressors=COMPRESSOR,
             dimension_names=("y", "x"),
         )
         array[:] = level
         # The largest of 2 x 2: an average of labels is not a label.
         even = np.pad(level, [(0, n % 2) for n in level.shape])
         level = even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2).max(axis=(1, 3))
-    levels = Placement.pyramid(layout.mpp, layout.label_step, len(layout.grids))
+    levels = Placement.pyramid(
+        layout.mpp, layout.label_step, len(layout.grids), layout.label_origin
+    )
     tissue.attrs["ome"] = label_metadata("tissue", levels)

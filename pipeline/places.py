@@ -1,0 +1,67 @@
+"""Where results lie: a folder on a disk, or a prefix of a bucket, by the same few verbs.
+
+What fails is an `OSError` whose ``strerror`` says why, on both.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+from pipeline import cloud
+from pipeline.urls import is_url, split
+
+__all__ = ["absolute", "exists", "names", "read_text", "write_whole"]
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """Give a place as it may be kept: an absolute path, or a URL without a slash at its end.
+
+    >>> absolute("s3://results/run/")
+    's3://results/run'
+    """
+    if isinstance(path, str) and is_url(path):
+        return path.rstrip("/")
+    return str(Path(path).expanduser().absolute())
+
+
+def exists(path: str) -> bool:
+    """Say whether there is a file, or anything in a folder of that name."""
+    if not is_url(path):
+        return Path(path).exists()
+    try:
+        # A prefix alone is a folder once something is in it; the bucket itself always is.
+        if not split(path)[2] or next(cloud.below(path), None) is not None:
+            return True
+        cloud.fetch(path, 0, 1)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def names(folder: str) -> list[str]:
+    """Give the names of files and folders in a folder, sorted; none where it is not there."""
+    if is_url(folder):
+        return [name.rstrip("/") for name in cloud.names(folder)]
+    return sorted(entry.name for entry in Path(folder).iterdir()) if exists(folder) else []
+
+
+def read_text(path: str) -> str:
+    """Give a text file's content."""
+    return cloud.read(path).decode() if is_url(path) else Path(path).read_text(encoding="utf-8")
+
+
+def write_whole(path: str, content: bytes) -> None:
+    """Write a file, its folder too if need be; it is there whole or not at all."""
+    if is_url(path):
+        cloud.write(path, content)
+        return
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,50 @@
+"""What all commands say in the same way: exit codes, the console, a table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["INCOMPLETE", "INTERRUPTED", "REFUSED", "open_console", "print_lines", "table_of"]
+
+INCOMPLETE, REFUSED, INTERRUPTED = 1, 2, 130
+"""Exit codes: something is not done; nothing was begun; Ctrl-C."""
+
+_LOG_COLUMNS = 160
+"""Width where no terminal has one: a file's lines need not be broken."""
+
+
+def open_console() -> Console:
+    """Give the console that fits where the output goes."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _LOG_COLUMNS
+    return console
+
+
+def print_lines(console: Console, lines: Sequence[str]) -> None:
+    """Print lines as they are: no markup, no breaks."""
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def table_of(rows: Sequence[Sequence[str]]) -> object:
+    """Give rows as a table for a console; the first is its head."""
+    from rich.table import Table
+
+    head, *body = rows
+    table = Table(box=None, pad_edge=False, padding=(0, 1), collapse_padding=True)
+    for number, column in enumerate(head):
+        first = number == 0
+        table.add_column(
+            column, justify="left" if first else "right", no_wrap=not first, overflow="fold"
+        )
+    for row in body:
+        table.add_row(*row)
+    return table

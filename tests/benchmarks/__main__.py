@@ -1,0 +1,138 @@
+"""The command: its options, the slides it makes, and what it shows."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pipeline.process import cores
+from tests.benchmarks import __doc__ as about
+from tests.benchmarks import remote
+from tests.benchmarks.jobs import JOBS, Job
+from tests.benchmarks.rows import Row, remote_row, rows_of, run_rounds, table
+
+_SIZE, _QUICK = (20_000, 16_000), (5_000, 4_000)
+_REMOTE = "remote region"
+_VERSIONS = ("wsi-pipeline", "dask", "imagecodecs", "ngff-zarr", "numpy", "openslide-bin", "zarr")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the jobs and show one table."""
+    asked = _parse(arguments)
+    folder = Path(asked.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    names = asked.only or [*JOBS, _REMOTE]
+    rows: list[Row] = []
+    runs: dict[str, Any] = {}
+    for name in names:
+        if name == _REMOTE:
+            rows += _remote(asked, folder)
+            continue
+        job = JOBS[name]
+        slide = _slide(asked, job, folder)
+        _say(f"{name}: {slide.name}")
+        found = run_rounds(job, slide, rounds=asked.repeats, cores=asked.cores, folder=folder)
+        runs[name] = {each: [asdict(run) for run in of] for each, of in found.items()}
+        rows += rows_of(job, slide, found)
+    print(table(rows))
+    if asked.json:
+        about_it = {"machine": _machine(asked), "rows": [asdict(row) for row in rows], "runs": runs}
+        Path(asked.json).write_text(json.dumps(about_it, indent=2), encoding="utf-8")
+    return 0
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "python -m tests.benchmarks",
+        description=about,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    known = [*JOBS, _REMOTE]
+    parser.add_argument("--quick", action="store_true", help="a small slide: for trying it out")
+    parser.add_argument("--only", action="append", choices=known, help="a job; may be repeated")
+    parser.add_argument("--repeats", type=_positive, default=5, help="rounds (5)")
+    parser.add_argument(
+        "--slide", type=Path, help="a TIFF of JPEG tiles of yours, for all but the resampling"
+    )
+    parser.add_argument("--json", type=Path, help="also write every figure of every run here")
+    parser.add_argument(
+        "--folder",
+        default=Path(tempfile.gettempdir(), "wsi-pipeline-benchmarks"),
+        help="where slides are kept and results written (%(default)s)",
+    )
+    parser.add_argument(
+        "--cores",
+        type=_positive,
+        default=cores(),
+        help="threads or processes of each (%(default)s)",
+    )
+    parser.add_argument("--width", type=_positive, help=argparse.SUPPRESS)
+    parser.add_argument("--height", type=_positive, help=argparse.SUPPRESS)
+    asked = parser.parse_args(arguments)
+    width, height = _QUICK if asked.quick else _SIZE
+    asked.width, asked.height = asked.width or width, asked.height or height
+    return asked
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return number
+
+
+def _slide(asked: argparse.Namespace, job: Job | None, folder: Path) -> Path:
+    """Give the slide of a job, written first if it is not there, and in the page cache."""
+    from pipeline.demo import write_demo
+
+    mpp = 0.5 if job is None else job.mpp
+    path = Path(folder, f"demo-{asked.width}x{asked.height}-{mpp:g}um.svs")
+    if asked.slide is not None and (job is None or job.any_slide):
+        path = asked.slide
+    elif not path.exists():
+        _say(f"writing {path}")
+        write_demo(path, asked.width, asked.height, mpp=mpp)
+    with path.open("rb") as file:
+        while file.read(2**24):
+            pass
+    return path
+
+
+def _remote(asked: argparse.Namespace, folder: Path) -> Iterator[Row]:
+    if not remote.available():
+        _say(f"{_REMOTE}: left out: slides cannot be read from URLs here; install obstore")
+        return
+    yield remote_row(_slide(asked, None, folder))
+
+
+def _machine(asked: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "cores": asked.cores,
+        "rounds": asked.repeats,
+        "processor": _processor(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in _VERSIONS},
+    }
+
+
+def _processor() -> str:
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text(encoding="utf-8").splitlines() if told.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor()
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

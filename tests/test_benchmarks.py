@@ -1,0 +1,115 @@
+"""The benchmarks run and say everything they promise; how fast anything is, is not tested."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pipeline
+from pipeline.demo import write_demo
+from tests.benchmarks import baselines, limits
+from tests.benchmarks.contenders import Contender, Setting
+from tests.benchmarks.jobs import JOBS
+from tests.benchmarks.remote import MOST_BYTES, MOST_REQUESTS, available, read_region
+
+ROOT = Path(__file__).parents[1]
+WIDTH, HEIGHT = 700, 600
+COLUMNS = (
+    *("job", "ours (Mpx/s)", "limit (Mpx/s)", "baseline (Mpx/s)", "ratio to limit"),
+    *("ratio to baseline", "spread (min..max)", "peak memory (MiB)", "CPU (s)"),
+)
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A slide whose last tiles are cut off, fine enough for every job."""
+    path = tmp_path_factory.mktemp("benchmarks") / "slide.svs"
+    write_demo(path, WIDTH, HEIGHT, mpp=0.25)
+    return path
+
+
+def pixels_of(contender: Contender, slide: Path, folder: Path) -> int:
+    with contender(Setting(str(slide), 2, str(folder))) as run:
+        return run()
+
+
+@pytest.mark.slow
+def test_a_row_has_every_column_and_its_figures_are_positive(tmp_path: Path) -> None:
+    told = tmp_path / "told.json"
+    size = ("--width", str(WIDTH), "--height", str(HEIGHT))
+    command = ("--quick", "--repeats", "1", "--only", "read level 0", "--json", str(told), *size)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks", *command, "--folder", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    head, _, row = (
+        [cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()
+    )
+    assert tuple(head) == COLUMNS
+    assert row[0] == "read level 0"
+    numbers = [cell.split()[0] for i, cell in enumerate(row) if i not in (0, 6)]
+    assert all(float(number) >= 0 for number in numbers)
+    (stored,) = json.loads(told.read_text())["rows"]
+    for name in ("ours_mpx_s", "limit_mpx_s", "baseline_mpx_s", "peak_mib", "cpu_s"):
+        assert stored[name] > 0, name
+    for name in ("ratio_to_limit", "ratio_to_baseline"):
+        ratio = stored[name]
+        assert 0 < ratio["least"] <= ratio["median"] <= ratio["largest"], name
+    runs = json.loads(told.read_text())["runs"]["read level 0"]
+    assert {name: of[0]["pixels"] for name, of in runs.items()} == dict.fromkeys(
+        JOBS["read level 0"].contenders, WIDTH * HEIGHT
+    )
+
+
+@pytest.mark.parametrize("job", [name for name in JOBS if name != "convert x2"])
+def test_ours_and_the_limit_decode_the_same_number_of_pixels(
+    job: str, slide: Path, tmp_path: Path
+) -> None:
+    limit = JOBS[job].limit
+    assert limit is not None
+    assert pixels_of(JOBS[job].ours, slide, tmp_path) == pixels_of(limit[1], slide, tmp_path)
+
+
+def test_the_limit_decodes_the_pixels_of_the_slide(slide: Path) -> None:
+    # What is measured drops them; here the same call is looked at.
+    level = limits.levels_of(str(slide))[0]
+    (rows, columns, _), across = level.shape, -(-WIDTH // level.shape[1])
+    expected = pipeline.open_slide(slide).levels[0].compute(scheduler="synchronous")
+    with slide.open("rb") as file:
+        for number, tile in enumerate(limits.decoded(file.fileno(), level)):
+            y, x = number // across * rows, number % across * columns
+            part = expected[y : y + rows, x : x + columns]
+            assert np.array_equal(tile[: part.shape[0], : part.shape[1]], part)
+
+
+@pytest.mark.slow
+def test_converters_store_the_same_level_0(slide: Path, tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr")
+    expected = pipeline.open_slide(slide).levels[0].compute(scheduler="synchronous")
+    stored = {
+        JOBS["convert x2"].ours: "slide.zarr/0",
+        baselines.ngff_zarr_converts: "slide.zarr/scale0/image",
+        baselines.openslide_writes: "level-0.zarr",
+    }
+    for number, (contender, array) in enumerate(stored.items()):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        assert pixels_of(contender, slide, folder) == WIDTH * HEIGHT
+        pixels = zarr.open_array(folder / array, mode="r")[:]
+        assert np.array_equal(pixels.transpose(1, 2, 0), expected)
+
+
+@pytest.mark.skipif(not available(), reason="slides cannot be read from URLs here")
+def test_a_region_over_http_takes_few_requests_and_bytes(demo_slide: Path) -> None:
+    moved = read_region(demo_slide)
+    assert 0 < moved.sent < MOST_BYTES
+    assert 0 < moved.requests <= MOST_REQUESTS
