@@ -317,6 +317,8 @@ def test_a_signed_url_is_sent_whole_and_shown_without(web: Web, url: str) -> Non
 
 def test_whoever_waits_can_be_interrupted(web: Web, url: str) -> None:
     code = (
+        # Whoever runs the tests in the background has its children deaf to Ctrl-C.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from pipeline.readers.ranges import open_bytes\n"
         f"opened = open_bytes({url!r})\nprint('opened', flush=True)\nopened.read(10**6, 10)"
     )
