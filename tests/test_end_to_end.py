@@ -27,7 +27,7 @@ from tests.toys import RED, Pixels, expected_means, expected_neighbours, noise, 
 KINDS = {"synchronous": Synchronous, "threads": Local, "local": Distributed}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # or what other modules compute would go there
 def _two_processes() -> Iterator[None]:
     with pipeline.cluster("local", workers=2, threads_per_worker=1, dashboard="none"):
         yield

@@ -184,7 +184,7 @@ def _starts(n: int, tile: int, downsample: float) -> list[int]:
     >>> _starts(2000, 256, 1.0)
     [0, 384, 896, 1408, 1744]
     >>> _starts(2221, 256, 2.0005055500659967)
-    [0, 1, 1978, 1979, 1980]
+    [0, 3, 1977, 1979, 1982]
     """
     if downsample.is_integer():
         borders = np.arange(max(n // tile, 1)) * tile + tile - SAMPLE // 2
