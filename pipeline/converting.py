@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import __version__, places
-from pipeline.clusters import scheduler_in_force
 from pipeline.conversion import Conversion, plan_conversion
 from pipeline.errors import SlideError, StoreError
 from pipeline.geometry import Index
 from pipeline.level import slides
 from pipeline.readers.carried import described
+from pipeline.schedulers import scheduler_in_force
 from pipeline.slide import Slide, open_slide
 from pipeline.store import Kept, begin_image, commit_image, done, look
 from pipeline.urls import shown

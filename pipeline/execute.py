@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.clusters import scheduler_in_force
 from pipeline.geometry import Index
 from pipeline.memory import check_budget
 from pipeline.plan import Plan, Tissue
+from pipeline.schedulers import scheduler_in_force
 from pipeline.slide import Slide
 from pipeline.store import Coverage, begin, commit, done, look
 from pipeline.tissue import TissueSettings, load_mask, mostly_black, tissue_mask

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.clusters import scheduler_in_force
 from pipeline.geometry import Box, Grid, Index, Shape, ceil_div
 from pipeline.lazy import read_blocks
 from pipeline.level import Level
+from pipeline.schedulers import scheduler_in_force
 from pipeline.slide import Slide
 from pipeline.work import Watch, compute_blocks, tell_nobody
 

@@ -10,11 +10,11 @@ from itertools import pairwise
 
 import dask.array as da
 
-from pipeline.clusters import Scheduler
 from pipeline.errors import PipelineError
 from pipeline.geometry import Index
 from pipeline.lazy import block_key, block_tasks
 from pipeline.pyramid import halved, parents
+from pipeline.schedulers import Scheduler
 from pipeline.store import StoredArray, done, drop, withdraw
 
 __all__ = ["ATTEMPTS", "Watch", "build_pyramid", "compute_blocks", "invalidate", "tell_nobody"]

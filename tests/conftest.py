@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from distributed import Client
 
+from pipeline.clusters import cluster
 from pipeline.demo import write_demo
 from tests import servers, toys
 
@@ -81,3 +83,11 @@ def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
     return f"s3://test/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    """Give the client of two worker processes, which end with the module's tests."""
+    with cluster("local", workers=2, dashboard="127.0.0.1:0") as started:
+        assert started is not None
+        yield started

@@ -31,7 +31,7 @@ LAYERS = (
         *("store", "objects"),
     ),
     ("tissue", "memory", "seen", "plan", "pyramid", "conversion"),
-    ("clusters", "results", "execute", "work", "export", "demo"),
+    ("schedulers", "clusters", "results", "execute", "work", "export", "demo"),
     ("found", "manifest", "provenance", "outcomes", "batch", "converting", "verify"),
     ("progress", "terminal", "slide_commands", "cli", "__main__"),
 )
@@ -48,7 +48,7 @@ HOMES = {
     "zarr": ("store/", "readers/ome_zarr.py", "readers/zarr_stores.py"),
     "numcodecs": ("store/shards.py",),
     "google_crc32c": ("store/shards.py",),
-    "distributed": ("clusters.py",),
+    "distributed": ("clusters.py", "schedulers.py"),
     "dask_jobqueue": ("clusters.py",),
     "pydantic": ("config.py", "runfile.py", "model/card.py", "model/load.py"),
     "pydantic_core": ("config.py", "runfile.py", "model/load.py"),
@@ -64,7 +64,7 @@ METHODS = {"blockwise", "map_blocks", "map_overlap"}
 PHRASES = {*METHODS, "from_array", "from_delayed", "delayed"}
 """What builds a dask graph; `pipeline.lazy` alone does. Arrays have some of them as methods."""
 
-COMPUTERS = ("clusters.py", "execute.py")
+COMPUTERS = ("schedulers.py", "execute.py")
 """Where something is computed."""
 
 BLIND = {
@@ -75,13 +75,8 @@ BLIND = {
 }
 """File and function -> why it may catch anything."""
 
-CONTAINING = {"batch.py", "clusters.py", "cli.py"}
+CONTAINING = {"batch.py", "schedulers.py", "cli.py"}
 """Where a failure ends: one slide's, one block's, the command's."""
-
-LONG = {
-    "clusters.py": "what blocks are computed on, all kinds of it: read side by side",
-}
-"""Files that may exceed `MOST_LINES` -> why."""
 
 MOST_LINES = 300
 
@@ -288,9 +283,7 @@ def test_failures_are_contained_in_few_places(module: Module) -> None:
 @each
 def test_a_file_can_be_read_in_one_go(module: Module) -> None:
     length = module.source.count("\n")
-    assert length <= MOST_LINES or module.path in LONG, (
-        f"{module.path}: {length} lines; split it by idea, or say in LONG why not"
-    )
+    assert length <= MOST_LINES, f"{module.path}: {length} lines; split it by idea"
 
 
 def _loaded_by(statement: str) -> set[str]:

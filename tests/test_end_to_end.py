@@ -12,13 +12,13 @@ import pytest
 from numpy.typing import NDArray
 
 import pipeline
-from pipeline.clusters import Distributed, Local, Synchronous, scheduler_in_force
 from pipeline.errors import ConfigError, MemoryBudgetError, StaleStoreError
 from pipeline.execute import find_tissue, run
 from pipeline.geometry import Box
 from pipeline.model import load_model, quantise
 from pipeline.plan import Options, Plan, Tissue, plan_slide
 from pipeline.results import StoredSlide, open_results
+from pipeline.schedulers import Distributed, Local, Synchronous, scheduler_in_force
 from pipeline.slide import Slide, open_slide
 from pipeline.store import Coverage
 from pipeline.tissue import TissueSettings
@@ -316,7 +316,7 @@ def test_another_model_and_another_slide_are_refused(
 def test_a_run_that_needs_more_memory_than_there_is_is_refused_with_both_numbers(
     slide: Slide, toy_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.clusters.available_bytes", lambda: 200 * 2**20)
+    monkeypatch.setattr("pipeline.schedulers.available_bytes", lambda: 200 * 2**20)
     out = tmp_path / "out.zarr"
     with (
         dask.config.set(scheduler="threads", num_workers=1),

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pipeline.batch import dry_run, run
 from pipeline.outcomes import Silence
-from pipeline.clusters import scheduler_in_force
+from pipeline.schedulers import scheduler_in_force
 from pipeline.runfile import load_config
 
 def peak():

@@ -15,11 +15,11 @@ from PIL import Image
 
 import pipeline
 from pipeline.batch import dry_run
-from pipeline.clusters import Distributed, scheduler_in_force
 from pipeline.geometry import Box
 from pipeline.outcomes import Silence, SlideOutcome
 from pipeline.plan import Plan
 from pipeline.runfile import load_config
+from pipeline.schedulers import Distributed, scheduler_in_force
 from tests.toys import read_directly
 
 HALO, PATCH = 96, 512  # what the network sees of a pixel's surroundings, and 320 that are kept
