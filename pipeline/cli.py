@@ -15,7 +15,7 @@ import click
 from pipeline import __version__
 from pipeline.errors import PipelineError
 from pipeline.slide_commands import convert, inspect
-from pipeline.terminal import INCOMPLETE, INTERRUPTED, REFUSED, open_console, table_of
+from pipeline.terminal import INCOMPLETE, INTERRUPTED, REFUSED, open_console, print_lines, table_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -124,17 +124,17 @@ def status(results: str) -> int:
         missing = not_begun(results)
     except ConfigError as error:
         missing = ()
-        console.print(f"note: slides without a store are not known: {error}", markup=False)
+        print_lines(console, [f"note: slides without a store are not known: {error}"])
     rows = [(job.slide_id, "no store", *"----") for job in missing]
     console.print(table_of([*opened.table(), *rows]))
-    for slide in opened.values():
-        for failure in slide.failures:
-            console.print(
-                f"{slide.slide_id}: block {tuple(failure['block'])}: {failure['reason']}",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )
+    print_lines(
+        console,
+        [
+            f"{slide.slide_id}: block {tuple(failure['block'])}: {failure['reason']}"
+            for slide in opened.values()
+            for failure in slide.failures
+        ],
+    )
     done = not missing and all(slide.state == "done" for slide in opened.values())
     return 0 if done else INCOMPLETE
 
@@ -167,8 +167,7 @@ def _tell(console: Console, summary: Summary) -> None:
         ]
     if not summary.complete:
         lines.append("not everything is done: mend what the lines above name, then run again")
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    print_lines(console, lines)
 
 
 def _quoted(text: str) -> str:
@@ -194,14 +193,16 @@ def _dry_run(config: RunConfig) -> int:
             else:
                 rows.append(_plan_row(job.slide_id, plan))
     console.print(table_of(rows))
-    console.print(
-        "skipped blocks hold no tissue; memory is the predicted peak of a worker with one "
-        "thread; output is before compression",
-        highlight=False,
-        soft_wrap=True,
+    print_lines(
+        console,
+        [
+            (
+                "skipped blocks hold no tissue; memory is the predicted peak of a worker with one "
+                "thread; output is before compression"
+            ),
+            *refused,
+        ],
     )
-    for line in refused:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
     return INCOMPLETE if refused else 0
 
 

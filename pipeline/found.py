@@ -15,7 +15,7 @@ from pipeline.urls import is_url, join, private, shown, split
 __all__ = ["SLIDE_ENDINGS", "is_dicom_folder", "slides_at"]
 
 SLIDE_ENDINGS = (
-    *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn"),
+    *(".svs", ".tif", ".tiff", ".btf", ".qptiff", ".ndpi", ".mrxs", ".scn"),
     *(".vms", ".vmu", ".bif", ".svslide", ".dcm"),
 )
 """What counts as a slide where a folder is given; a pattern may name anything."""

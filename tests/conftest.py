@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 from distributed import Client
 
@@ -91,3 +92,10 @@ def client() -> Iterator[Client]:
     with cluster("local", workers=2, dashboard="127.0.0.1:0") as started:
         assert started is not None
         yield started
+
+
+@pytest.fixture
+def in_threads() -> Iterator[None]:
+    """Compute in two threads of this process."""
+    with dask.config.set(scheduler="threads", num_workers=2):
+        yield

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,11 +33,7 @@ from tests.toys import Pixels, halved, noise, read_directly, spoil_first_tile, w
 
 RGB = noise(700, 901)
 
-
-@pytest.fixture(autouse=True)
-def in_threads() -> Iterator[None]:
-    with dask.config.set(scheduler="threads", num_workers=2):
-        yield
+pytestmark = pytest.mark.usefixtures("in_threads")
 
 
 @pytest.fixture

@@ -47,12 +47,6 @@ def scheduler(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture
-def in_threads() -> Iterator[None]:
-    with dask.config.set(scheduler="threads", num_workers=2):
-        yield
-
-
-@pytest.fixture
 def slide(tmp_path: Path, write_tiff: Callable[..., Path]) -> Slide:
     return open_slide(write_tiff(tmp_path / "noise.tiff", noise(700, 900)))
 

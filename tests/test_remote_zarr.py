@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import dask
 import numpy as np
 import pytest
 
@@ -23,11 +21,7 @@ from tests.toys import noise, write_tiff
 
 RGB = noise(330, 401)
 
-
-@pytest.fixture(autouse=True)
-def in_threads() -> Iterator[None]:
-    with dask.config.set(scheduler="threads", num_workers=2):
-        yield
+pytestmark = pytest.mark.usefixtures("in_threads")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import subprocess
@@ -318,6 +319,23 @@ def test_a_path_below_a_file_is_a_slide_error(demo_slide: Path, tmp_path: Path) 
         open_slide(tmp_path / "none.svs")
     with pytest.raises(SlideError, match=r"demo\.svs/inner: Not a directory"):
         open_slide(demo_slide / "inner")
+
+
+def test_a_file_that_may_not_be_read_is_named_with_that_and_not_called_no_slide(
+    tmp_path: Path, write_tiff: Callable[..., Path]
+) -> None:
+    path = write_tiff(tmp_path / "a.tif", noise(64, 64))
+    path.chmod(0)
+    user = os.geteuid()
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    try:
+        if not user:  # root may read everything
+            os.seteuid(65534)
+        with pytest.raises(SlideError, match=r"a\.tif: Permission denied; check the permissions"):
+            open_slide(path)
+    finally:
+        os.seteuid(user)
 
 
 def test_relative_paths_and_the_home_folder_are_resolved(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import dask
@@ -24,11 +23,7 @@ from tests.toys import noise, spoil_first_tile, write_tiff
 
 RGB = noise(700, 900)  # 6 x 8 tiles of 128
 
-
-@pytest.fixture(autouse=True)
-def in_threads() -> Iterator[None]:
-    with dask.config.set(scheduler="threads", num_workers=2):
-        yield
+pytestmark = pytest.mark.usefixtures("in_threads")
 
 
 @pytest.fixture

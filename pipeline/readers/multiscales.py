@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline import places
 from pipeline.ngff import ATTRIBUTE
+from pipeline.readers.units import micrometres
 from pipeline.urls import is_url, join, split
 
 __all__ = [
@@ -22,39 +23,11 @@ __all__ = [
     "Multiscale",
     "holds_results",
     "is_ome_zarr",
-    "micrometres",
     "multiscale",
 ]
 
 GROUP_FILES = ("zarr.json", ".zgroup", ".zattrs")
 """One of these is in every zarr group."""
-
-MICROMETRES = {
-    "angstrom": 1e-4,
-    "picometer": 1e-6,
-    "nanometer": 1e-3,
-    "micrometer": 1.0,
-    "millimeter": 1e3,
-    "centimeter": 1e4,
-    "decimeter": 1e5,
-    "meter": 1e6,
-    "inch": 25400.0,
-}
-"""Micrometres in the units of length that a slide may be measured in."""
-
-_SYNONYMS = {
-    "pm": "picometer",
-    "nm": "nanometer",
-    "um": "micrometer",
-    "\u00b5m": "micrometer",  # the micro sign
-    "\u03bcm": "micrometer",  # the Greek letter
-    "micron": "micrometer",
-    "mm": "millimeter",
-    "cm": "centimeter",
-    "m": "meter",
-    "in": "inch",
-    "\u00e5": "angstrom",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,20 +81,6 @@ def holds_results(path: str) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return not isinstance(own, Mapping) or "kind" not in own
-
-
-def micrometres(unit: str) -> float:
-    """Give the micrometres in a unit of length, NaN for one that is not known.
-
-    >>> micrometres("nanometer"), micrometres("Microns"), micrometres("pixel")
-    (0.001, 1.0, nan)
-    """
-    name = unit.strip().lower()
-    for spelt in (name, name.removesuffix("s"), name.removesuffix("s").replace("metre", "meter")):
-        known = _SYNONYMS.get(spelt, spelt)
-        if known in MICROMETRES:
-            return MICROMETRES[known]
-    return math.nan
 
 
 def multiscale(attributes: Mapping[str, Any]) -> Multiscale | None:

@@ -77,10 +77,14 @@ def locate(path: str | os.PathLike[str]) -> tuple[str, tuple[int, int]]:
     given = Path(path).expanduser().absolute()
     try:
         stat_ = given.stat()
+        if given.is_file():
+            # OpenSlide says of a file that may not be read that it is no slide.
+            given.open("rb").close()
     except FileNotFoundError as error:
         raise SlideError(f"{given}: no such file; check the path") from error
     except OSError as error:
-        raise SlideError(f"{given}: {error.strerror}") from error
+        what = "permissions" if isinstance(error, PermissionError) else "path"
+        raise SlideError(f"{given}: {error.strerror}; check the {what}") from error
     return str(given), (stat_.st_size, stat_.st_mtime_ns)
 
 

@@ -12,22 +12,9 @@ from xml.etree import ElementTree as ET
 
 from pipeline.errors import SlideError
 from pipeline.geometry import Shape
+from pipeline.readers.units import micrometres
 
-__all__ = ["UM_PER_UNIT", "OmeImage", "ome_images", "parse_xml"]
-
-UM_PER_UNIT = {
-    "m": 1e6,
-    "dm": 1e5,
-    "cm": 1e4,
-    "mm": 1e3,
-    "\u00b5m": 1.0,
-    "\u03bcm": 1.0,
-    "um": 1.0,
-    "nm": 1e-3,
-    "pm": 1e-6,
-    "in": 25400.0,
-}
-"""Micrometres in OME's units of length; the two letters mu look alike and both occur."""
+__all__ = ["OmeImage", "ome_images", "parse_xml"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +112,7 @@ def _pages(pixels: ET.Element, count: int) -> Iterator[int]:
 
 def _length_um(pixels: ET.Element, axis: str) -> float | None:
     length = float(pixels.get(f"PhysicalSize{axis}", "0"))
-    um = length * UM_PER_UNIT.get(pixels.get(f"PhysicalSize{axis}Unit", "\u00b5m"), 0.0)
+    um = length * micrometres(pixels.get(f"PhysicalSize{axis}Unit", "um"))
     return um if math.isfinite(um) and um > 0 else None
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import SlideError
 from pipeline.geometry import Box, Shape, ceil_div
-from pipeline.readers.tiff.tags import Directory
+from pipeline.readers.tiff.tags import DAMAGED, Directory
 
 __all__ = ["Page", "read_page"]
 
@@ -29,8 +29,6 @@ _DESCRIPTION, _STRIP_OFFSETS, _SAMPLES, _ROWS, _STRIP_COUNTS = 270, 273, 277, 27
 _X_RESOLUTION, _Y_RESOLUTION, _PLANAR, _UNIT, _PREDICTOR = 282, 283, 284, 296, 317
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS = 322, 323, 324, 325
 _EXTRA, _FORMAT, _JPEG_TABLES, _ICC = 338, 339, 347, 34675
-
-_REMEDY = "the file is damaged; copy it again from where it comes from"
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ class Page:
         }:
             raise SlideError(
                 f"{self.name}: an image of {self.shape[1]} x {self.shape[0]} px needs {wanted} "
-                f"tiles and has {min(len(offsets), len(lengths))}; {_REMEDY}"
+                f"tiles and has {min(len(offsets), len(lengths))}; {DAMAGED}"
             )
         places = np.empty((wanted, 2), np.int64)
         places[:, 0], places[:, 1] = offsets[:wanted], lengths[:wanted]
@@ -138,7 +136,7 @@ def read_page(name: str, directory: Directory) -> Page:
     if not all(0 < n <= MOST_SIDE for n in (*shape, *tile)):
         raise SlideError(
             f"{name}: an image of {shape[1]} x {shape[0]} px in tiles of {tile[1]} x {tile[0]}; "
-            f"{_REMEDY}"
+            f"{DAMAGED}"
         )
     bits, formats = set(directory.integers(_BITS, (1,))), set(directory.integers(_FORMAT, (1,)))
     extra = directory.integers(_EXTRA)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.errors import SlideError
 from pipeline.readers.ranges import Bytes
 
-__all__ = ["Directory", "Tag", "read_directories"]
+__all__ = ["DAMAGED", "Directory", "Tag", "read_directories"]
 
 MOST_DIRECTORIES = 1024
 """More than any slide has: a pyramid of each of a few hundred channels."""
@@ -26,7 +26,7 @@ MOST_TAGS = 1024
 MOST_VALUE_BYTES = 2**28
 """No tag needs more: the offsets of 32 million tiles."""
 
-_REMEDY = "the file is damaged; copy it again from where it comes from"
+DAMAGED = "the file is damaged; copy it again from where it comes from"
 
 # Type -> (bytes, numpy kind without byte order); rationals are two numbers.
 _TYPES = {
@@ -94,7 +94,7 @@ class Directory:
         if size > MOST_VALUE_BYTES or tag.offset + size > self._file.size:
             raise SlideError(
                 f"{self._file.name}: TIFF tag {code} claims {tag.count} values at byte "
-                f"{tag.offset} of {self._file.size}; {_REMEDY}"
+                f"{tag.offset} of {self._file.size}; {DAMAGED}"
             )
         values = np.frombuffer(self._file.read(tag.offset, size), kind)
         return values if len(_TYPES[tag.kind]) > 2 else values["f0"]
@@ -105,7 +105,7 @@ class Directory:
         if not values.size:
             return default
         if values.dtype.kind not in "ui":
-            raise SlideError(f"{self._file.name}: TIFF tag {code} is no integer; {_REMEDY}")
+            raise SlideError(f"{self._file.name}: TIFF tag {code} is no integer; {DAMAGED}")
         return tuple(values.tolist())
 
     def integer(self, code: int, default: int) -> int:
@@ -148,7 +148,7 @@ def sub_directories(file: Bytes, parent: Directory) -> list[Directory]:
     form, _ = _header(file)
     offsets = parent.integers(SUB_IFDS)
     if len(offsets) > MOST_DIRECTORIES:
-        raise SlideError(f"{file.name}: {len(offsets)} TIFF SubIFDs; {_REMEDY}")
+        raise SlideError(f"{file.name}: {len(offsets)} TIFF SubIFDs; {DAMAGED}")
     return [_directory(file, form, offset)[0] for offset in offsets]
 
 
@@ -172,7 +172,7 @@ def _chain(file: Bytes, form: _Form, offset: int) -> Iterator[Directory]:
         if offset in seen or len(seen) == MOST_DIRECTORIES:
             raise SlideError(
                 f"{file.name}: its TIFF directories form a circle, or are more than "
-                f"{MOST_DIRECTORIES}; {_REMEDY}"
+                f"{MOST_DIRECTORIES}; {DAMAGED}"
             )
         seen.add(offset)
         directory, offset = _directory(file, form, offset)
@@ -182,7 +182,7 @@ def _chain(file: Bytes, form: _Form, offset: int) -> Iterator[Directory]:
 def _directory(file: Bytes, form: _Form, offset: int) -> tuple[Directory, int]:
     count = _number(_part(file, offset, form.count_bytes), 0, form.count_bytes, form.order)
     if count > MOST_TAGS:
-        raise SlideError(f"{file.name}: a TIFF directory of {count} tags at {offset}; {_REMEDY}")
+        raise SlideError(f"{file.name}: a TIFF directory of {count} tags at {offset}; {DAMAGED}")
     start = offset + form.count_bytes
     entries = _part(file, start, count * form.entry_bytes + form.offset_bytes)
     tags: dict[int, Tag] = {}
@@ -211,7 +211,7 @@ def _tag(entries: bytes, at: int, start: int, form: _Form) -> tuple[int, Tag | N
 def _part(file: Bytes, offset: int, length: int) -> bytes:
     if offset + length > file.size:
         raise SlideError(
-            f"{file.name}: a TIFF directory at byte {offset} of {file.size}; {_REMEDY}"
+            f"{file.name}: a TIFF directory at byte {offset} of {file.size}; {DAMAGED}"
         )
     return file.read(offset, length)
 
