@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -51,6 +54,28 @@ def test_workers_share_the_memory_and_the_cores(client: Client) -> None:
     assert here.processes == 2
     assert here.threads == 1
     assert 0 < here.limit_bytes <= psutil.virtual_memory().total // 2
+
+
+SIGNALS = """
+import signal, psutil, pipeline
+
+if __name__ == "__main__":
+    with pipeline.cluster("local", workers=2, dashboard="none"):
+        for child in psutil.Process().children():
+            if "spawn_main" in str(child.cmdline()):
+                with open(f"/proc/{child.pid}/status") as status:
+                    held = next(line for line in status if line.startswith("SigBlk:"))
+                print(int(held.split()[1], 16) >> (signal.SIGINT - 1) & 1)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signal masks are read from /proc")
+def test_no_worker_hears_ctrl_c_not_even_while_it_starts(tmp_path: Path) -> None:
+    # In a process of its own: multiprocessing's tracker must not be running yet.
+    script = tmp_path / "signals.py"
+    script.write_text(SIGNALS)
+    out = subprocess.check_output([sys.executable, script], text=True)
+    assert out.split() == ["1", "1"]
 
 
 def test_a_scheduler_that_runs_already_is_used_by_its_address(client: Client) -> None:
