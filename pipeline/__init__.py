@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from pipeline.converting import convert
     from pipeline.model import load_model
     from pipeline.plan import predict
+    from pipeline.restained import normalised
     from pipeline.results import open_results
     from pipeline.slide import open_slide
+    from pipeline.staining import fit_stain
 
 __version__ = "0.1.0"
 
@@ -23,7 +25,9 @@ __all__ = [
     "__version__",
     "cluster",
     "convert",
+    "fit_stain",
     "load_model",
+    "normalised",
     "open_results",
     "open_slide",
     "predict",
@@ -33,7 +37,9 @@ __all__ = [
 _HOMES = {
     "cluster": "pipeline.clusters",
     "convert": "pipeline.converting",
+    "fit_stain": "pipeline.staining",
     "load_model": "pipeline.model",
+    "normalised": "pipeline.restained",
     "open_results": "pipeline.results",
     "open_slide": "pipeline.slide",
     "predict": "pipeline.plan",

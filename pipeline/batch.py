@@ -21,10 +21,12 @@ from pipeline.model import Model, load_model
 from pipeline.outcomes import Report, Silence, SlideOutcome, Summary
 from pipeline.plan import Options, Plan, plan_slide
 from pipeline.provenance import notes, provenance
+from pipeline.restained import Stain
 from pipeline.results import ENDING
 from pipeline.runfile import dump_config, load_config, parse_config
-from pipeline.seen import check_scale
+from pipeline.seen import Tissue, check_scale
 from pipeline.slide import Slide, open_slide
+from pipeline.staining import check_target, fit_stain
 from pipeline.store import Coverage
 from pipeline.tissue import TissueSettings
 from pipeline.urls import join, shown
@@ -187,6 +189,7 @@ def _plan(config: RunConfig, model: Model, job: Job, report: Report) -> Plan:
         dtype=output.dtype,
         min_fraction=config.tissue.min_fraction,
         icc=config.colour.icc,
+        stain=_stain_of(config, slide, tissue),
     )
     path = join(places.absolute(output.directory), f"{job.slide_id}{ENDING}")
     plan = plan_slide(slide, model, tissue, options, path=path)
@@ -195,11 +198,20 @@ def _plan(config: RunConfig, model: Model, job: Job, report: Report) -> Plan:
     return plan
 
 
+def _stain_of(config: RunConfig, slide: Slide, tissue: Tissue) -> Stain | None:
+    colour = config.colour
+    if colour.normalise == "none":
+        return None
+    return fit_stain(slide, colour.normalise, colour.target, tissue=tissue, icc=colour.icc)
+
+
 def _model_of(config: RunConfig) -> Model:
-    """Load the model; `ConfigError` where nothing says at which scale it sees a slide."""
+    """Load the model; `ConfigError` where its scale, or whose colours it sees, cannot be meant."""
     model = load_model(config.model)
     level, mpp = _asked(config)
     check_scale(model, level=level, mpp=mpp)
+    if config.colour.normalise != "none":
+        check_target(config.colour.normalise, config.colour.target, config.colour.icc)
     return model
 
 

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.arrays import AsArrays
 from pipeline.colour import to_srgb
 from pipeline.errors import SlideError
-from pipeline.geometry import Box, Shape
-from pipeline.level import Level, LevelLike, SlideRef, slides
+from pipeline.level import LevelLike, SlideRef, slides
+from pipeline.recoloured import Recoloured
 
 __all__ = ["NO_PROFILE", "Coloured", "coloured", "icc_profile"]
 
@@ -27,46 +26,14 @@ _TRANSFORMS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Coloured(AsArrays):
-    """A level whose colours are corrected: a `pipeline.level.LevelLike`.
+class Coloured(Recoloured):
+    """A level whose colours are corrected.
 
-    ``space`` is what its colours are then, ``profile`` a digest of the ICC profile. Whatever
-    lies outside stays the slide's background, uncorrected.
+    ``space`` is what its colours are then, ``profile`` a digest of the ICC profile.
     """
 
-    level: LevelLike
     space: str
     profile: str
-
-    @property
-    def slide(self) -> SlideRef:
-        """The slide that is read."""
-        return self.level.slide
-
-    @property
-    def stored(self) -> Level:
-        """The stored level that is read in the end."""
-        return self.level.stored
-
-    @property
-    def plane(self) -> Shape:
-        """Rows and columns."""
-        return self.level.plane
-
-    @property
-    def downsample(self) -> tuple[float, float]:
-        """Level-0 pixels per pixel, ``(y, x)``."""
-        return self.level.downsample
-
-    @property
-    def origin(self) -> tuple[float, float]:
-        """Where the corner of the first pixel lies from the slide's, in level-0 ``(y, x)``."""
-        return self.level.origin
-
-    @property
-    def background(self) -> tuple[int, int, int]:
-        """The RGB of whatever lies outside."""
-        return self.level.background
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -77,23 +44,9 @@ class Coloured(AsArrays):
             "slide.icc_profile": self.profile,
         }
 
-    def reading_bytes(self, shape: Shape) -> int:
-        """Predict the peak of reading ``shape`` pixels at once: those read, and corrected."""
-        return max(self.level.reading_bytes(shape), 3 * shape[0] * shape[1] * 3 + 2**23)
-
-    def read(self, box: Box) -> NDArray[np.uint8]:
-        """Give ``(y, x, 3)`` pixels of ``box`` in sRGB; outside the plane they are background.
-
-        Raises `SlideError` where the file's pixels cannot be read.
-        """
-        inside, corrected = box.clipped(self.plane), _to_srgb(self.slide)
-        if inside == box:
-            return corrected(self.level.read(box))
-        pixels = np.empty((*box.shape, 3), np.uint8)
-        pixels[:] = self.background
-        if inside.area:
-            pixels[inside.within(box)] = corrected(self.level.read(inside))
-        return pixels
+    def converted(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Give ``(y, x, 3)`` pixels of the level in sRGB."""
+        return _to_srgb(self.slide)(pixels)
 
 
 def coloured(level: LevelLike) -> LevelLike:

@@ -22,13 +22,20 @@ __all__ = ["LevelConfig", "LocalPath", "RunConfig"]
 
 @dataclass(frozen=True, slots=True)
 class LocalPath:
-    """Marks a field that names files; `pipeline.runfile` makes what is relative in it absolute."""
+    """Marks a field that names files; `pipeline.runfile` makes what is relative in it absolute.
+
+    ``names`` are words that stand for something else and stay.
+    """
+
+    names: tuple[str, ...] = ()
 
     def resolve(self, value: Any, folder: Path) -> Any:
         """Give text, or a list of it, as absolute; URLs and builtins stay as they are."""
         if isinstance(value, list):
             return [self.resolve(item, folder) for item in value]
         if not isinstance(value, str) or not value or re.match("builtin:|.*://", value):
+            return value
+        if value in self.names:
             return value
         home = os.path.expanduser(value)  # noqa: PTH111 - Path.expanduser raises on ~nobody
         return os.path.normpath(folder.absolute() / home)
@@ -52,6 +59,12 @@ def _only_for(chooser: str, choice: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _check_target(value: str, info: ValidationInfo) -> str:
+    if value != PUBLISHED and info.data.get("normalise") == "none":
+        raise ValueError("leave it out, or set normalise: macenko or reinhard")
+    return value
+
+
 def _check_memory(value: str | int) -> str | int:
     if value != "auto":
         from dask.utils import parse_bytes
@@ -64,6 +77,8 @@ def _check_memory(value: str | int) -> str | int:
             raise ValueError("give auto, or 1 MiB or more, such as 4 GiB")
     return value
 
+
+PUBLISHED = "published"
 
 Auto = Literal["auto"]
 Text = Annotated[str, Field(min_length=1)]
@@ -144,6 +159,13 @@ class ColourConfig(Block):
 
     icc: Literal["ignore", "apply"] = Field(
         "ignore", description="apply: by the slide's own ICC profile, if it has one, to sRGB."
+    )
+    normalise: Literal["none", "macenko", "reinhard"] = Field(
+        "none", description="How H&E is made to look as another laboratory's; after `icc`."
+    )
+    target: Annotated[Text, LocalPath((PUBLISHED,)), AfterValidator(_check_target)] = Field(
+        PUBLISHED,
+        description="Whose: an image, a slide, or `published`, the method's reference.",
     )
 
 

@@ -19,6 +19,7 @@ from pipeline.level import BLOCK, LevelLike
 from pipeline.memory import worker_bytes
 from pipeline.model import Model, ModelRef, predict_block, quantise
 from pipeline.pyramid import halved, parents
+from pipeline.restained import Stain, normalised
 from pipeline.seen import Tissue, seen, wanted_patches
 from pipeline.slide import Slide
 from pipeline.store import Layout, StoredArray, outputs
@@ -35,7 +36,8 @@ class Options:
     ``level`` is the stored level that is read, or ``mpp`` the um per pixel the model sees; the
     model's own where neither is given. ``block`` is the side of a block in those pixels,
     ``chunk`` the side of a shard's inner chunk in output pixels, ``min_fraction`` the part of
-    a patch that must be tissue. ``icc`` is ``apply`` where colours go by the slide's profile.
+    a patch that must be tissue. ``icc`` is ``apply`` where colours go by the slide's profile,
+    ``stain`` how the slide is stained and is to look.
     """
 
     level: int | None = None
@@ -45,6 +47,7 @@ class Options:
     dtype: str = "uint8"
     min_fraction: float = 0.0
     icc: str = "ignore"
+    stain: Stain | None = None
 
 
 @dataclass(frozen=True)
@@ -196,6 +199,9 @@ def plan_slide(slide: Slide, model: Model, tissue: Tissue, options: Options, *, 
     if options.icc == "apply":
         level, stored = coloured(level), level
         remarks = (NO_PROFILE,) if level is stored else ()
+    if options.stain is not None:
+        level = normalised(level, options.stain)
+        remarks += options.stain.remarks
     ref = model.ref
     block = _checked_block(options.block, ref)
     o_plane = (ceil_div(level.plane[0], ref.stride), ceil_div(level.plane[1], ref.stride))
@@ -232,15 +238,18 @@ def predict(
     mpp: float | None = None,
     level: int | None = None,
     block: int | None = None,
+    stain: Stain | None = None,
 ) -> da.Array:
     """Give a model's scores of a whole slide: lazy ``(c, y, x)`` float32, before quantisation.
 
     The model sees ``mpp`` um per pixel, or the stored ``level``, or else what its card says.
     Slicing and computing a part reads and predicts the blocks of that part only. ``block`` is
-    the side of a block in the pixels it sees; `ConfigError` where it is no multiple of the
+    the side of a block in the pixels it sees, ``stain`` what `fit_stain` found of the slide, for
+    a model that is to see it normalised. `ConfigError` where it is no multiple of the
     model's stride, or where nothing says the scale; `SlideError` where the slide's is unknown.
     """
     source, ref = seen(slide, model, level=level, mpp=mpp), model.ref
+    source = normalised(source, stain) if stain is not None else source
     grid = Grid(source.plane, _checked_block(block, ref))
     return _scores(read_blocks(source, grid, ref.frame), ref, grid, {})
 

@@ -50,6 +50,7 @@ def provenance(plan: Plan) -> dict[str, Any]:
             "file_mpp": [file_mpp.y, file_mpp.x] if file_mpp else None,
             "level": plan.level.stored.index,
             "colours": plan.level.settings.get("slide.colours", "as stored"),
+            "stain": dict(_stain(plan)),
             "seen_mpp": list(_seen_mpp(plan)),
             # The part of the file's level 0 that is the slide: y, x, height, width.
             "crop": None if crop is None else [crop.y, crop.x, *crop.shape],
@@ -63,6 +64,13 @@ def provenance(plan: Plan) -> dict[str, Any]:
         },
         "notes": list(notes(plan)),
     }
+
+
+def _stain(plan: Plan) -> Iterator[tuple[str, Any]]:
+    """Give how the slide is normalised, and what was fitted; nothing where it is not."""
+    for key, value in plan.level.settings.items():
+        if key.startswith("slide.stain"):
+            yield key.removeprefix("slide."), value
 
 
 def notes(plan: Plan) -> Iterator[str]:

@@ -24,14 +24,15 @@ LAYERS = (
     ("errors", "geometry"),
     (
         *("describe", "readers", "lazy", "handles", "config", "runfile", "ngff", "process"),
-        *("worker", "urls", "cloud", "places", "colour"),
+        *("worker", "urls", "cloud", "places", "colour", "stain", "restain"),
     ),
     (
-        *("arrays", "bicubic", "scale", "level", "resample", "coloured", "slide", "model"),
+        *("arrays", "bicubic", "scale", "level", "resample", "recoloured", "coloured"),
+        *("restained", "slide", "model"),
         *("store", "objects"),
     ),
     ("tissue", "memory", "seen", "plan", "pyramid", "conversion"),
-    ("schedulers", "clusters", "results", "execute", "work", "export", "demo"),
+    ("schedulers", "clusters", "results", "execute", "staining", "work", "export", "demo"),
     ("found", "manifest", "provenance", "outcomes", "batch", "converting", "verify"),
     ("progress", "terminal", "slide_commands", "cli", "__main__"),
 )
@@ -64,7 +65,7 @@ METHODS = {"blockwise", "map_blocks", "map_overlap"}
 PHRASES = {*METHODS, "from_array", "from_delayed", "delayed"}
 """What builds a dask graph; `pipeline.lazy` alone does. Arrays have some of them as methods."""
 
-COMPUTERS = ("schedulers.py", "execute.py")
+COMPUTERS = ("schedulers.py", "execute.py", "staining.py")
 """Where something is computed."""
 
 BLIND = {

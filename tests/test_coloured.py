@@ -22,12 +22,12 @@ from pipeline.outcomes import Silence
 from pipeline.resample import resampled
 from tests.contracts import check_source
 from tests.profiles import expected, profile
-from tests.toys import expected_means, halved, noise
+from tests.toys import Pixels, expected_means, halved, noise
 
 
-def write(path: Path, icc: bytes | None) -> Path:
-    """Write a slide of two levels that says its colours are those of ``icc``."""
-    pixels = noise(300, 400)
+def write(path: Path, icc: bytes | None, pixels: Pixels | None = None) -> Path:
+    """Write a slide of two levels that says its colours are those of ``icc``; noise by default."""
+    pixels = noise(300, 400) if pixels is None else pixels
     with tifffile.TiffWriter(path) as tiff:
         for number, level in enumerate((pixels, halved(pixels))):
             tiff.write(

@@ -207,6 +207,17 @@ def test_a_folder_named_like_a_date_is_text(run_file: Path) -> None:
             "cluster.memory_limit: 4 is not allowed; give auto, or 1 MiB or more, such as 4 GiB",
         ),
         (
+            "colour: {target: https://h/r.svs}",
+            (
+                "colour.target: https://h/r.svs is not allowed; leave it out, or set normalise: "
+                "macenko or reinhard"
+            ),
+        ),
+        (
+            "colour: {normalise: vahadane}",
+            "colour.normalise: vahadane is not allowed; give none, macenko or reinhard",
+        ),
+        (
             "cluster: {kind: address}",
             "cluster.address: null is not allowed; kind: address needs a value here",
         ),
@@ -429,6 +440,13 @@ def test_a_tilde_is_the_home_folder(run_file: Path, monkeypatch: pytest.MonkeyPa
 def test_urls_and_builtins_are_left_alone(run_file: Path, name: str) -> None:
     loaded = load(run_file, f"slides: ['{name}']\nmodel: m", f"model={name}")
     assert (loaded.slides, loaded.model) == ([name], name)
+
+
+def test_a_target_is_a_path_or_the_published_one(run_file: Path, tmp_path: Path) -> None:
+    said = LEAST + "colour: {normalise: macenko, target: ../r.png}"
+    assert load(run_file, LEAST).colour.target == "published"
+    assert load(run_file, said).colour.target == f"{tmp_path}/r.png"
+    assert load(run_file, said, "colour.target=published").colour.target == "published"
 
 
 def test_a_config_cannot_be_changed(run_file: Path) -> None:
