@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import dask
@@ -18,8 +19,9 @@ from pipeline.clusters import cluster
 from pipeline.errors import ConfigError, SlideError
 from pipeline.execute import find_tissue
 from pipeline.geometry import Box
+from pipeline.seen import Tissue
 from pipeline.stain import PUBLISHED, Colours, Stains
-from pipeline.staining import _KEPT, Method, _Windows
+from pipeline.staining import _KEPT, Method, _places, _Windows
 from pipeline.tissue import TissueSettings
 from tests.profiles import profile
 from tests.test_coloured import write
@@ -58,6 +60,17 @@ def test_a_fit_is_the_same_on_whatever_it_is_computed(demo_slide: Path, method: 
         assert fit_stain(slide, method) == alone
         known = find_tissue(slide, TissueSettings(), 8.0, None)
         assert fit_stain(slide, method, tissue=known) == alone
+
+
+def test_windows_lie_in_the_middle_of_tissue_and_inside_the_slide(demo_slide: Path) -> None:
+    level = open_slide(demo_slide).level(0)
+    mask = np.zeros((12, 15), np.bool_)
+    mask[6, 8] = mask[0, 14] = True
+    seen = Tissue(mask, (100.0, 100.0), {})
+    middle, corner = (650 - 128, 850 - 128), (0, 1500 - 256)
+    assert _places(level, seen, mask, 64) == (corner, middle)
+    assert _places(level, replace(seen, origin=(-20.0, -40.0)), mask, 64)[1] == (502, 682)
+    assert len(_places(level, seen, np.ones((12, 15), np.bool_), 64)) == 64
 
 
 def test_windows_travel_as_a_small_token(demo_slide: Path) -> None:
