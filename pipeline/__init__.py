@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pipeline.batch import run
     from pipeline.clusters import cluster
     from pipeline.converting import convert
-    from pipeline.model import load_model
+    from pipeline.model import load_model, load_models
     from pipeline.plan import predict
     from pipeline.restained import normalised
     from pipeline.results import open_results
@@ -27,6 +27,7 @@ __all__ = [
     "convert",
     "fit_stain",
     "load_model",
+    "load_models",
     "normalised",
     "open_results",
     "open_slide",
@@ -39,6 +40,7 @@ _HOMES = {
     "convert": "pipeline.converting",
     "fit_stain": "pipeline.staining",
     "load_model": "pipeline.model",
+    "load_models": "pipeline.model",
     "normalised": "pipeline.restained",
     "open_results": "pipeline.results",
     "open_slide": "pipeline.slide",

@@ -4,36 +4,41 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from dask.utils import parse_bytes
 
 from pipeline import places
 from pipeline.clusters import cluster
 from pipeline.config import LevelConfig, RunConfig
 from pipeline.errors import ConfigError, PipelineError, SlideError
-from pipeline.execute import find_tissue
+from pipeline.execute import open_sessions
 from pipeline.execute import run as run_plan
+from pipeline.finding import finder
 from pipeline.geometry import Index
 from pipeline.manifest import Job, jobs
-from pipeline.model import Model, load_model
+from pipeline.model import Model, load_models
 from pipeline.outcomes import Report, Silence, SlideOutcome, Summary
-from pipeline.plan import Options, Plan, plan_slide
+from pipeline.plan import Options, Plan, Tissue, plan_slide
 from pipeline.provenance import notes, provenance
 from pipeline.restained import Stain
 from pipeline.results import ENDING
 from pipeline.runfile import dump_config, load_config, parse_config
-from pipeline.seen import Tissue, check_scale
+from pipeline.seen import check_scale
 from pipeline.slide import Slide, open_slide
 from pipeline.staining import check_target, fit_stain
 from pipeline.store import Coverage
-from pipeline.tissue import TissueSettings
 from pipeline.urls import join, shown
 
 __all__ = ["dry_run", "not_begun", "run"]
 
 CONFIG_COPY = "config.yaml"
+
+Find = Callable[[Slide, str], Tissue]
+"""Finds the tissue of a slide and its id."""
 
 
 def run(
@@ -51,7 +56,7 @@ def run(
     report = report or Silence()
     started = time.monotonic()
     make_demo(config, report)
-    todo, model = jobs(config), _model_of(config)
+    todo, model, find = jobs(config), _model_of(config), finder(config.tissue)
     folder = places.absolute(config.output.directory)
     kept = _has_config(folder)
     if not kept:
@@ -61,9 +66,10 @@ def run(
     with _cluster_of(config) as client:
         shown = client is not None and config.cluster.dashboard != "none"
         report.began(todo, client.dashboard_link if shown else None)
+        open_sessions(model.ref)  # what no worker can run is no slide's failure
         for job in todo:
             report.slide(job)
-            outcomes.append(_contained(config, model, job, report))
+            outcomes.append(_contained(config, model, find, job, report))
             if kept and outcomes[-1].state != "failed":
                 _keep_config(config, folder)
                 kept = False
@@ -82,17 +88,19 @@ def dry_run(
     """
     report = report or Silence()
     make_demo(config, report)
-    todo, model = jobs(config), _model_of(config)
+    todo, model, find = jobs(config), _model_of(config), finder(config.tissue)
     report.began(todo, None)
     with cluster("threads"):
         for job in todo:
             report.slide(job)
-            yield job, _planned(config, model, job, report)
+            yield job, _planned(config, model, find, job, report)
 
 
-def _planned(config: RunConfig, model: Model, job: Job, report: Report) -> Plan | PipelineError:
+def _planned(
+    config: RunConfig, model: Model, find: Find, job: Job, report: Report
+) -> Plan | PipelineError:
     try:
-        return _plan(config, model, job, report)
+        return _plan(config, model, find, job, report)
     except PipelineError as error:
         return error
 
@@ -130,17 +138,19 @@ def _cluster_of(config: RunConfig) -> Iterator[Any]:
         yield client
 
 
-def _contained(config: RunConfig, model: Model, job: Job, report: Report) -> SlideOutcome:
+def _contained(
+    config: RunConfig, model: Model, find: Find, job: Job, report: Report
+) -> SlideOutcome:
     started = time.monotonic()
     try:
-        return _run_one(config, model, job, report)
+        return _run_one(config, model, find, job, report)
     except PipelineError as error:
         return SlideOutcome(job, "failed", seconds=time.monotonic() - started, reason=str(error))
 
 
-def _run_one(config: RunConfig, model: Model, job: Job, report: Report) -> SlideOutcome:
+def _run_one(config: RunConfig, model: Model, find: Find, job: Job, report: Report) -> SlideOutcome:
     started = time.monotonic()
-    plan = _plan(config, model, job, report)
+    plan = _plan(config, model, find, job, report)
     outcome = run_plan(plan, provenance(plan), report.blocks)
     made, broken = _export(config, plan)
     reasons = [_first_of(outcome.failures), *broken]
@@ -166,19 +176,9 @@ def _first_of(failures: Mapping[Index, str]) -> str:
     return f"block {first}: {failures[first]}{more}"
 
 
-def _plan(config: RunConfig, model: Model, job: Job, report: Report) -> Plan:
+def _plan(config: RunConfig, model: Model, find: Find, job: Job, report: Report) -> Plan:
     slide = _opened(config, job)
-    mask = config.tissue.mask
-    tissue = find_tissue(
-        slide,
-        TissueSettings(
-            method="none" if config.tissue.method == "mask" else config.tissue.method,
-            min_area_um2=config.tissue.min_area_um2,
-            min_hole_um2=config.tissue.min_hole_um2,
-        ),
-        config.tissue.mpp,
-        mask.replace("{slide_id}", job.slide_id) if mask else None,
-    )
+    tissue = find(slide, job.slide_id)
     output = config.output
     level, mpp = _asked(config)
     options = Options(
@@ -207,7 +207,10 @@ def _stain_of(config: RunConfig, slide: Slide, tissue: Tissue) -> Stain | None:
 
 def _model_of(config: RunConfig) -> Model:
     """Load the model; `ConfigError` where its scale, or whose colours it sees, cannot be meant."""
-    model = load_model(config.model)
+    paths = [config.model] if isinstance(config.model, str) else config.model
+    asked = config.inference
+    gpu_bytes = 0 if asked.gpu_memory == "auto" else int(parse_bytes(asked.gpu_memory))
+    model = load_models(paths).running(asked.provider, gpu_bytes=gpu_bytes, tta=asked.tta)
     level, mpp = _asked(config)
     check_scale(model, level=level, mpp=mpp)
     if config.colour.normalise != "none":

@@ -14,8 +14,17 @@ import click
 
 from pipeline import __version__
 from pipeline.errors import PipelineError
+from pipeline.model_commands import model
 from pipeline.slide_commands import convert, inspect
-from pipeline.terminal import INCOMPLETE, INTERRUPTED, REFUSED, open_console, print_lines, table_of
+from pipeline.terminal import (
+    INCOMPLETE,
+    INTERRUPTED,
+    REFUSED,
+    log_shown,
+    open_console,
+    print_lines,
+    table_of,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; one clear line and an exit code for whatever goes wrong."""
     warnings.formatwarning = _warning_line
     try:
-        code = cli.main(arguments, prog_name="wsi-pipeline", standalone_mode=False)
+        with log_shown():
+            code = cli.main(arguments, prog_name="wsi-pipeline", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(REFUSED)
@@ -58,12 +68,14 @@ def cli() -> None:
     wsi-pipeline inspect slide.svs              say what is in a slide
     wsi-pipeline convert slide.svs slide.zarr   write a slide as OME-Zarr
     wsi-pipeline run my.yaml --dry-run          say what a run would do
+    wsi-pipeline model check card.yaml          hold a model card against its model
     wsi-pipeline status results                 say what a run has done
     """  # noqa: D301 - click wants the control character itself
 
 
 cli.add_command(inspect)
 cli.add_command(convert)
+cli.add_command(model)
 
 
 @cli.command()

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 if TYPE_CHECKING:
     from pydantic import ValidationInfo
 
-__all__ = ["LevelConfig", "LocalPath", "RunConfig"]
+__all__ = ["LevelConfig", "LocalPath", "RunConfig", "TissueConfig"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,13 @@ def _check_target(value: str, info: ValidationInfo) -> str:
     if value != PUBLISHED and info.data.get("normalise") == "none":
         raise ValueError("leave it out, or set normalise: macenko or reinhard")
     return value
+
+
+def _flagged(excluded: list[str], info: ValidationInfo) -> list[str]:
+    missing = [name for name in excluded if name not in info.data.get("quality", excluded)]
+    if missing:
+        raise ValueError(f"add {' and '.join(missing)} to quality, so that it is looked for")
+    return excluded
 
 
 def _check_memory(value: str | int) -> str | int:
@@ -136,12 +143,21 @@ class ResolutionConfig(Block):
 class TissueConfig(Block):
     """Which parts of a slide are analysed."""
 
-    method: Literal["otsu", "density", "mask", "none"] = Field(
-        "otsu", description="How tissue is found; mask takes your image, none analyses everything."
+    method: Literal["otsu", "hsv", "density", "entropy", "mask", "model", "none"] = Field(
+        "otsu", description="How tissue is found; none analyses everything."
     )
     mask: Annotated[
         Text | None, LocalPath(), _needed_for("method", "mask"), _only_for("method", "mask")
-    ] = Field(None, description="Your image, for `method: mask`; may contain `{slide_id}`.")
+    ] = Field(
+        None,
+        description="Image, GeoJSON or OME-Zarr for `method: mask`; may contain `{slide_id}`.",
+    )
+    model: Annotated[
+        Text | None, LocalPath(), _needed_for("method", "model"), _only_for("method", "model")
+    ] = Field(None, description="Model card of a tissue detector, for `method: model`.")
+    threshold: float = Field(
+        0.5, description="Score above which a pixel is tissue, for `method: model`."
+    )
     min_fraction: float = Field(
         0.0, ge=0, le=1, description="Patches with a smaller share of tissue are not predicted."
     )
@@ -152,6 +168,12 @@ class TissueConfig(Block):
         5000.0, ge=0, description="Smaller holes in tissue are filled (square micrometres)."
     )
     mpp: Mpp = Field(8.0, description="Resolution of the tissue mask (micrometres per pixel).")
+    quality: list[Literal["pen", "blur"]] = Field(
+        [], description="What spoils a slide and is flagged in `labels/quality`."
+    )
+    exclude: Annotated[list[Literal["pen", "blur"]], AfterValidator(_flagged)] = Field(
+        [], description="What of `quality` is not analysed."
+    )
 
 
 class ColourConfig(Block):
@@ -166,6 +188,23 @@ class ColourConfig(Block):
     target: Annotated[Text, LocalPath((PUBLISHED,)), AfterValidator(_check_target)] = Field(
         PUBLISHED,
         description="Whose: an image, a slide, or `published`, the method's reference.",
+    )
+
+
+class InferenceConfig(Block):
+    """How the model is run."""
+
+    provider: Literal["cpu", "cuda", "tensorrt", "openvino", "migraphx", "coreml", "directml"] = (
+        Field(
+            "cpu", description="What runs the model; what is asked for is what runs, or an error."
+        )
+    )
+    gpu_memory: Annotated[Auto | str | int, AfterValidator(_check_memory)] = Field(
+        "auto", description="Most memory of a GPU for the model, such as `8 GiB`; for `cuda`."
+    )
+    tta: Literal["none", "flips", "rotations", "all"] = Field(
+        "none",
+        description="Test-time augmentation: the mean over 4 flips, 4 quarter turns, or all 8.",
     )
 
 
@@ -207,12 +246,14 @@ class RunConfig(Block):
     reader: Literal["auto", "openslide", "tiff", "zarr", "dicom"] = Field(
         "auto", description="How slides are read; auto is the fastest way that is exact on each."
     )
-    model: Annotated[Text, LocalPath()] = Field(
-        description="The model: its card, the folder that holds the card, or `builtin:NAME`."
+    model: Annotated[Text | Annotated[list[Text], Field(min_length=1)], LocalPath()] = Field(
+        description="The model: its card, the folder of the card, or `builtin:NAME`; several "
+        "are an ensemble, whose mean counts."
     )
     output: OutputConfig = Field(OutputConfig(), description="How results are stored.")
     resolution: ResolutionConfig = Field(ResolutionConfig(), description="What the model sees.")
     tissue: TissueConfig = Field(TissueConfig(), description="Which parts are analysed.")
+    inference: InferenceConfig = Field(InferenceConfig(), description="How the model is run.")
     colour: ColourConfig = Field(ColourConfig(), description="What is done to colours.")
     export: list[Literal["overview"]] = Field(
         [], description="What is made from stored results; overview is one picture per slide."

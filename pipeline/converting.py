@@ -101,7 +101,7 @@ def _copy(
     if not any(left.values()) and seen is not None and seen.committed:
         return 0, {}
     made = outputs[copied[-1] :]  # the last level that is copied, and those made from it
-    invalidate(plan.path, made, left[copied[-1]])
+    invalidate(plan.path, [made], left[copied[-1]])
     failures: dict[tuple[int, Index], str] = {}
     for level in copied:
         broken = compute_blocks(

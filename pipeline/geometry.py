@@ -168,16 +168,21 @@ class Grid:
 class Frame:
     """What must be read to compute a box: whole steps of a global grid, and a halo.
 
+    The steps are those within ``reach`` of the box.
+
     >>> Frame(step=100, halo=8).around(Box(150, 200, 100, 100))
     Box(y=92, x=192, height=216, width=116)
+    >>> Frame(step=100, halo=8, reach=30).around(Box(150, 200, 100, 100))
+    Box(y=92, x=92, height=216, width=316)
     """
 
     step: int = 1
     halo: int = 0
+    reach: int = 0
 
     def around(self, box: Box) -> Box:
         """Give the box that must be read to compute ``box``; it may leave the image."""
-        cells = box.divided(self.step)
+        cells = box.expanded(self.reach).divided(self.step)
         inner = Box(
             cells.y * self.step,
             cells.x * self.step,

@@ -58,10 +58,10 @@ class Source(Protocol):
 
 
 class Target(Protocol):
-    """Something that keeps the values of a box."""
+    """Something that keeps what a block's task gives for a box: values ``(c, y, x)``, a table."""
 
-    def write(self, box: Box, values: NDArray[Any]) -> None:
-        """Store ``values`` (c, y, x) for ``box``, whole or not at all."""
+    def write(self, box: Box, values: Any) -> None:
+        """Store ``values`` for ``box``, whole or not at all."""
         ...
 
 
@@ -123,7 +123,7 @@ def sliceable(source: Source, chunks: tuple[int, ...]) -> da.Array:
 
 
 def map_blocks(
-    function: Callable[..., NDArray[Any]],
+    function: Callable[..., Any],
     blocks: da.Array,
     grid: Grid,
     *,
@@ -136,7 +136,8 @@ def map_blocks(
     """Map ``function(block, index, value, **tokens)`` over blocks; the result is ``(c, y, x)``.
 
     ``axes`` are those of ``blocks``; ``grid`` is the plane of the *result*; ``value`` is
-    ``per_block[index]``, None where there is none.
+    ``per_block[index]``, None where there is none. What a function gives need be no array where
+    only another `map_blocks` or `write_blocks` takes it.
     """
     rows, columns = _extents(grid, Frame())
     mapped: da.Array = da.blockwise(
@@ -264,8 +265,6 @@ def _read_block(
     return block
 
 
-def _write_block(
-    values: NDArray[Any], index: Index, *, target: Target, grid: Grid
-) -> NDArray[np.uint8]:
+def _write_block(values: Any, index: Index, *, target: Target, grid: Grid) -> NDArray[np.uint8]:
     target.write(grid.box(index), values)
     return np.ones((1, 1, 1), np.uint8)

@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.errors import MemoryBudgetError
 from pipeline.level import READING_BYTES_OTHER, LevelLike
-from pipeline.model import Model, ModelRef
+from pipeline.model import MapRef, Model, ModelRef, OutputRef, SessionRef
 
 __all__ = ["check_budget", "check_least", "predicted_bytes", "worker_bytes"]
 
@@ -54,20 +54,70 @@ def check_budget(needed: int, limit: int, *, slide: str, block: int) -> None:
 
 
 def _task_bytes(model: ModelRef, block: int, dtype: str, level: LevelLike | None) -> int:
-    """Give the buffers of one block, its pixels read with the halo of its outermost patches."""
+    """Give the buffers of one block, its pixels read with all that its patches see."""
+    around = block + 2 * (model.reach + model.used)
     # A block that holds no whole number of patches is read up to their outer edge.
-    outer = (-(-block // model.core) + (block % model.core > 0)) * model.core + 2 * model.halo
-    scores = model.channels * (block // model.stride) ** 2
+    outer = (-(-around // model.step) + (around % model.step > 0)) * model.step + 2 * model.halo
     pixels = outer**2
-    batch = model.batch * model.patch**2 * 4
-    # What the runtime gives for a batch, and which of it is finite.
-    given = model.batch * model.channels * (model.patch // model.stride) ** 2 * (4 + 1)
     reading = pixels * READING_BYTES_OTHER if level is None else level.reading_bytes((outer, outer))
-    # The batch, and as the model wants it.
-    predicting = pixels * 3 + scores * 4 + max(batch * 3 * 2, batch * 3 + given)
-    # Quantised: float32 scores, the same in steps, the stored values; written: encoded copies.
+    maps = sum(_map_bytes(model, each, block) for each in model.maps)
+    predicting = pixels * 3 + maps + max(_batch_bytes(model, each) for each in model.members)
+    finishing = pixels * 3 + maps
+    finishing += max(_finishing(model, each, block, dtype) for each in model.outputs)
+    finishing += sum(_stored_bytes(model, each, block, dtype) for each in model.outputs)
+    halving = max(_halving(model, each, block, dtype) for each in model.outputs)
+    return int(max(reading, predicting, finishing, halving))
+
+
+def _map_bytes(model: ModelRef, map_: MapRef, block: int) -> int:
+    side = (block + 2 * map_.reach) // map_.stride
+    # An average also keeps the sum of its weights.
+    return side**2 * 4 * (map_.channels + (model.method != "crop"))
+
+
+def _batch_bytes(model: ModelRef, member: SessionRef) -> int:
+    """Give the batch, the same as the model wants it or turned, and what it gives."""
+    batch = member.batch * member.patch**2 * 4 * member.channels
+    # What the runtime gives for a batch, and which of it is finite.
+    given = sum(
+        member.batch * each.channels * (member.patch // each.stride) ** 2 * (4 + 1)
+        for each in model.maps
+    )
+    again = given if model.tta != "none" or len(model.members) > 1 else 0
+    return max(batch * 2, batch + given) + again
+
+
+def _values(model: ModelRef, output: OutputRef, block: int) -> int:
+    map_ = model.maps[output.map]
+    return map_.channels * (block // map_.stride) ** 2
+
+
+def _stored_bytes(model: ModelRef, output: OutputRef, block: int, dtype: str) -> int:
+    """Give what a block of an output takes as it is stored, and encoded copies of it."""
+    if output.kind == "objects":
+        return 0
+    if output.kind == "labels":
+        return _values(model, output, block) // model.maps[output.map].channels * 3
+    kind = output.dtype if output.kind == "features" else dtype
+    return _values(model, output, block) * np.dtype(kind).itemsize * 3
+
+
+def _finishing(model: ModelRef, output: OutputRef, block: int, dtype: str) -> int:
+    """Give what is needed for a moment to make an output of its map."""
+    map_ = model.maps[output.map]
+    if output.kind == "objects":
+        # Foreground, distances, seeds, markers, labels and what watershed queues.
+        side = (block + 2 * map_.reach) // map_.stride
+        return side**2 * (4 * map_.channels + 48)
+    if output.kind == "labels":  # numpy's argmax
+        return _values(model, output, block) // map_.channels * 8
+    # Scores in steps, as floats.
+    return _values(model, output, block) * (8 if np.dtype(dtype) == np.uint8 else 0)
+
+
+def _halving(model: ModelRef, output: OutputRef, block: int, dtype: str) -> int:
+    """Give what a block of a coarser level takes: four blocks, decoded and put together."""
+    if output.kind != "scores":
+        return _stored_bytes(model, output, block, dtype) * 3
     stored = np.dtype(dtype).itemsize
-    writing = pixels * 3 + scores * (4 * 3 + stored) if stored == 1 else scores * (4 + 3 * stored)
-    # Four blocks, as they are decoded and as they are put together, into one.
-    halving = scores * (2 * 4 * stored + max(stored, 2) + stored)
-    return int(max(reading, predicting, writing, halving))
+    return _values(model, output, block) * (2 * 4 * stored + max(stored, 2) + stored)

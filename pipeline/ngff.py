@@ -11,8 +11,11 @@ from typing import Any
 
 __all__ = [
     "ATTRIBUTE",
+    "FIRST",
+    "LARGEST",
     "MEAN",
     "MICROMETER",
+    "PALETTE",
     "VERSION",
     "Placement",
     "image_metadata",
@@ -30,8 +33,19 @@ MICROMETER = "micrometer"
 MEAN = "mean of 2 x 2"
 """How the levels of an image are made."""
 
+LARGEST = "maximum of 2 x 2"
+"""How the levels of a mask are made."""
+
+FIRST = "first of 2 x 2"
+"""How the levels of labels are made."""
+
 _RGB = (("R", "FF0000"), ("G", "00FF00"), ("B", "0000FF"))
-_TISSUE_COLOUR = [0, 158, 115, 255]  # Okabe and Ito's bluish green: told apart by all eyes
+
+PALETTE = (
+    *("#E69F00", "#56B4E9", "#009E73", "#F0E442"),
+    *("#0072B2", "#D55E00", "#CC79A7", "#999999"),
+)
+"""Okabe and Ito's colours, told apart by all eyes: for labels that have none of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +114,26 @@ class Placement:
 
 
 def image_metadata(
-    name: str, levels: Sequence[Placement], channels: Sequence[str], window: tuple[float, float]
+    name: str,
+    levels: Sequence[Placement],
+    channels: Sequence[str],
+    window: tuple[float, float],
+    colours: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Describe a ``(c, y, x)`` image whose values are shown from ``window[0]`` to ``[1]``."""
+    """Describe a ``(c, y, x)`` image whose values are shown from ``window[0]`` to ``[1]``.
+
+    ``colours`` are those of the channels, as #rrggbb; white by default.
+    """
+    shown = colours or ["#FFFFFF"] * len(channels)
     return {
         "version": VERSION,
         "multiscales": [_multiscales(name, "cyx", levels, MEAN)],
-        "omero": {"channels": [_channel(channel, "FFFFFF", window) for channel in channels]},
+        "omero": {
+            "channels": [
+                _channel(channel, colour[1:].upper(), window)
+                for channel, colour in zip(channels, shown, strict=True)
+            ]
+        },
     }
 
 
@@ -128,14 +155,24 @@ def rgb_metadata(
     }
 
 
-def label_metadata(name: str, levels: Sequence[Placement]) -> dict[str, Any]:
-    """Describe a ``(y, x)`` label image in which 1 means ``name``."""
+def label_metadata(
+    name: str,
+    levels: Sequence[Placement],
+    meanings: Mapping[int, tuple[str, str]],
+    method: str,
+) -> dict[str, Any]:
+    """Describe a ``(y, x)`` label image; ``meanings`` are value -> name, colour as #rrggbb."""
     return {
         "version": VERSION,
-        "multiscales": [_multiscales(name, "yx", levels, "maximum of 2 x 2")],
+        "multiscales": [_multiscales(name, "yx", levels, method)],
         "image-label": {
-            "colors": [{"label-value": 1, "rgba": _TISSUE_COLOUR}],
-            "properties": [{"label-value": 1, "name": name}],
+            "colors": [
+                {"label-value": value, "rgba": [*bytes.fromhex(colour[1:]), 255]}
+                for value, (_, colour) in meanings.items()
+            ],
+            "properties": [
+                {"label-value": value, "name": meant} for value, (meant, _) in meanings.items()
+            ],
             "source": {"image": "../../"},
         },
     }

@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline import cloud
 from pipeline.urls import is_url, split
 
-__all__ = ["absolute", "exists", "names", "read_text", "write_whole"]
+__all__ = ["absolute", "exists", "names", "read", "read_text", "remove", "write_whole"]
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
@@ -47,9 +47,22 @@ def names(folder: str) -> list[str]:
     return sorted(entry.name for entry in Path(folder).iterdir()) if exists(folder) else []
 
 
+def read(path: str) -> bytes:
+    """Give a file's content."""
+    return cloud.read(path) if is_url(path) else Path(path).read_bytes()
+
+
 def read_text(path: str) -> str:
     """Give a text file's content."""
-    return cloud.read(path).decode() if is_url(path) else Path(path).read_text(encoding="utf-8")
+    return read(path).decode()
+
+
+def remove(path: str) -> None:
+    """Remove a file; one that is not there is removed already."""
+    if is_url(path):
+        cloud.remove(path)
+    else:
+        Path(path).unlink(missing_ok=True)
 
 
 def write_whole(path: str, content: bytes) -> None:

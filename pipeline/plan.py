@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -11,22 +11,34 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.arrange import REGIONS, arrays, tables
 from pipeline.coloured import NO_PROFILE, coloured
-from pipeline.errors import ConfigError
-from pipeline.geometry import Box, Grid, Index, ceil_div
+from pipeline.finish import Placing, Together, finish_block
+from pipeline.geometry import Grid, Index, ceil_div
 from pipeline.lazy import map_blocks, read_blocks, write_blocks
-from pipeline.level import BLOCK, LevelLike
+from pipeline.level import LevelLike
 from pipeline.memory import worker_bytes
-from pipeline.model import Model, ModelRef, predict_block, quantise
-from pipeline.pyramid import halved, parents
+from pipeline.model import Model
+from pipeline.objects.regions import Regions
+from pipeline.predicting import checked_block, predict, predicted_maps
+from pipeline.pyramid import parents
 from pipeline.restained import Stain, normalised
 from pipeline.seen import Tissue, seen, wanted_patches
+from pipeline.selection import Selection
 from pipeline.slide import Slide
-from pipeline.store import Layout, StoredArray, outputs
+from pipeline.store import (
+    PATCH_CHUNK,
+    PATCH_FILES,
+    ArrayLayout,
+    Layout,
+    StoredArray,
+    StoredTable,
+    outputs,
+)
+from pipeline.store.labels import label_files
+from pipeline.store.tables import check_engines
 
 __all__ = ["Options", "Plan", "Tissue", "plan_slide", "predict"]
-
-_CHUNK = 512
 
 
 @dataclass(frozen=True)
@@ -54,9 +66,9 @@ class Options:
 class Plan:
     """Everything that will be done for one slide.
 
-    ``level`` is what the model sees, stored or resampled. ``grid`` is its plane cut into blocks,
-    ``patches`` the same plane cut into what is kept of each patch and ``wanted`` ``(rows,
-    columns)`` bool which of those are predicted. ``remarks`` say what to mind about the level.
+    ``level`` is what the model sees, stored or resampled, ``selection`` which of its blocks and
+    patches are predicted. ``dtype`` is that of scores. ``remarks`` say what to mind about the
+    level.
     """
 
     slide: Slide
@@ -64,65 +76,98 @@ class Plan:
     model: Model
     tissue: Tissue
     path: str
-    grid: Grid
-    patches: Grid
-    wanted: NDArray[np.bool_]
+    selection: Selection
     layout: Layout
+    dtype: str = "uint8"
     remarks: tuple[str, ...] = ()
 
-    @cached_property
-    def todo(self) -> tuple[Index, ...]:
-        """The blocks with at least one wanted patch."""
-        return tuple(index for index in self.grid if self._wanted_in(index).any())
+    @property
+    def grid(self) -> Grid:
+        """The plane of what the model sees, in blocks."""
+        return self.selection.grid
 
     @property
-    def outputs(self) -> tuple[StoredArray, ...]:
-        """The stored levels of the output, finest first."""
-        return outputs(self.path, self.layout)
+    def wanted(self) -> NDArray[np.bool_]:
+        """Which patches are predicted, ``(rows, columns)``."""
+        return self.selection.wanted
+
+    @property
+    def todo(self) -> tuple[Index, ...]:
+        """The blocks with at least one wanted patch."""
+        return self.selection.todo
+
+    @property
+    def arrays(self) -> tuple[tuple[StoredArray, ...], ...]:
+        """The stored levels of every output that is an array, finest first."""
+        return tuple(outputs(self.path, array) for array in self.layout.arrays)
+
+    @property
+    def targets(self) -> tuple[StoredArray | StoredTable, ...]:
+        """What each output of the model is written to, block by block."""
+        stored = {array.name: levels[0] for array, levels in self._stored_arrays}
+        return tuple(
+            stored[output.name]
+            if output.is_array
+            else StoredTable(self.path, output.name, self._plane_of(output.map))
+            for output in self.model.ref.outputs
+        )
+
+    @property
+    def regions(self) -> tuple[Regions, ...]:
+        """The connected regions that are made of labels once these are stored."""
+        labels = {array.name: levels[0] for array, levels in self._stored_arrays}
+        return tuple(
+            Regions(
+                labels=labels[output.name],
+                table=StoredTable(self.path, output.name + REGIONS, labels[output.name].grid),
+                classes=tuple(
+                    (value, name)
+                    for value, name in zip(output.values, output.channels, strict=True)
+                    if value
+                ),
+                step=self._step_of(output.map),
+                origin=self.layout.origin,
+                mpp=self.layout.mpp,
+                min_area_um2=output.regions_min_area_um2,
+            )
+            for output in self.model.ref.outputs
+            if output.regions_min_area_um2 is not None
+        )
 
     @cached_property
     def blocks(self) -> da.Array:
-        """The whole run of this slide: read, predict, quantise, write, lazily."""
-        ref = self.model.ref
-        pixels = read_blocks(self.level, self.grid, ref.frame, dict(self._needed()))
-        scores = _scores(pixels, ref, self.grid, dict(self._bits()))
+        """The whole run of this slide: read, predict, finish, write, lazily."""
+        ref, bits = self.model.ref, dict(self.selection.bits())
+        pixels = read_blocks(self.level, self.grid, ref.frame, dict(self.selection.needed()))
         stored = map_blocks(
-            quantise,
-            scores,
-            self.layout.grid,
+            finish_block,
+            predicted_maps(pixels, ref, self.grid, bits),
+            self.grid,
             axes="cyx",
-            channels=ref.channels,
-            dtype=self.layout.dtype,
-            stored_as=self.layout.dtype,
-            value_range=ref.value_range,
+            channels=1,
+            dtype=np.uint8,
+            per_block=bits,
+            model=ref,
+            level_grid=self.grid,
+            stored_as=self.dtype,
+            placing=Placing(self.level.downsample, self.level.origin, self.layout.mpp),
         )
-        return write_blocks(stored, self.outputs[0], self.layout.grid)
-
-    def pyramid(self, level: int) -> da.Array:
-        """Level ``level`` of the output made from the stored one below it, lazily."""
-        fine, coarse = self.outputs[level - 1 : level + 1]
-        return halved(fine, coarse)
+        strides = tuple(ref.maps[output.map].stride for output in ref.outputs)
+        return write_blocks(stored, Together(self.targets, strides), self.grid)
 
     @property
     def settings(self) -> dict[str, Any]:
         """Whatever changes a stored value, as JSON: a store belongs to exactly one of these."""
-        ref, layout = self.model.ref, self.layout
         return {
             "slide.identity": self.slide.metadata.identity,
             "slide.reader": self.slide.ref.reader,
-            "slide.mpp": list(layout.mpp),
+            "slide.mpp": list(self.layout.mpp),
             **self.level.settings,
             **self._cropped(),
-            "model.digest": ref.digest,
-            "model.patch": ref.patch,
-            "model.halo": ref.halo,
-            "model.stride": ref.stride,
-            "model.input": [ref.layout, ref.order, ref.scale, list(ref.mean), list(ref.std)],
-            "model.output": [ref.output, ref.activation, list(layout.channels)],
-            "model.range": list(ref.value_range),
-            "output.dtype": layout.dtype,
+            **self.model.ref.settings,
+            "output.dtype": self.dtype,
             "output.block": self.grid.cell,
-            "output.chunk": layout.chunk,
+            **{f"output.chunk.{each.name}": each.chunk for each in self.layout.arrays},
             **{f"tissue.{key}": value for key, value in self.tissue.settings.items()},
         }
 
@@ -134,56 +179,71 @@ class Plan:
     def worker_bytes(self, *, threads: int) -> int:
         """Predicted peak of a worker with so many threads, each at a block of its own."""
         return worker_bytes(
-            self.model, self.grid.cell, self.layout.dtype, threads=threads, level=self.level
+            self.model, self.grid.cell, self.dtype, threads=threads, level=self.level
         )
 
     @property
     def output_bytes(self) -> int:
-        """Bytes of the output before compression, pyramid included."""
-        cell = self.layout.grid.cell**2 * len(self.layout.channels)
-        return int(len(self.todo) * cell * np.dtype(self.layout.dtype).itemsize * 4 / 3)
+        """Bytes of the arrays before compression, pyramids included; tables are not known yet."""
+        return sum(len(self.todo) * array.block_bytes for array in self.layout.arrays)
 
     @property
     def output_files(self) -> int:
-        """Objects the store will have: shards of every level, coverage, labels, metadata."""
-        shards, blocks = 0, set(self.todo)
-        for _ in self.layout.grids:
-            shards += len(blocks)
-            blocks = parents(blocks)
-        return shards + self.layout.fixed_files
+        """Objects the store will have: blocks of every output and level, labels, metadata."""
+        blocks = sum(self._shards(array) for array in self.layout.arrays)
+        patches = sum(
+            PATCH_FILES * (1 + ceil_div(len(self.patches_of(array, ())[0]), PATCH_CHUNK))
+            for array in self.layout.arrays
+            if array.kind == "features"
+        )
+        objects = sum(output.objects is not None for output in self.model.ref.outputs)
+        parts = objects * len(self.todo)
+        parts += sum(each.labels.grid.counts[0] for each in self.regions)
+        flags = 0 if self.tissue.quality is None else label_files(self.layout)
+        return blocks + parts + patches + flags + self.layout.fixed_files
 
     @property
     def patch_count(self) -> int:
         """Patches that will be predicted; one shared by two blocks counts once."""
         return int(self.wanted.sum())
 
+    def patches_of(
+        self, array: ArrayLayout, failed: Collection[Index]
+    ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """Give the patches that have features: row and column ``(n, 2)``, and where they lie.
+
+        The latter are x and y of their corners in level-0 pixels ``(n, 2)``. ``failed`` blocks
+        have none.
+        """
+        stride = self.model.ref.maps[self.model.output(array.name).map].stride
+        index = self.selection.pixels(stride, failed)
+        corners = index * np.array(array.step) + np.array(self.layout.origin)
+        return index, np.ascontiguousarray(corners[:, ::-1], np.float64)
+
     def _cropped(self) -> dict[str, Any]:
         crop = self.slide.crop
         return {} if crop is None else {"slide.crop": [crop.y, crop.x, *crop.shape]}
 
-    def _wanted_in(self, index: Index) -> NDArray[np.bool_]:
-        cells = self.grid.box(index).divided(self.patches.cell)
-        return self.wanted[cells.y : cells.y_stop, cells.x : cells.x_stop]
+    @property
+    def _stored_arrays(self) -> Iterator[tuple[ArrayLayout, tuple[StoredArray, ...]]]:
+        return zip(self.layout.arrays, self.arrays, strict=True)
 
-    def _bits(self) -> Iterator[tuple[Index, bytes]]:
-        """Give which patches of a block are wanted, where not all are."""
-        for index in self.todo:
-            wanted = self._wanted_in(index)
-            if not wanted.all():
-                yield index, np.packbits(wanted).tobytes()
+    def _step_of(self, number: int) -> tuple[float, float]:
+        """Give the level-0 pixels per pixel of one of the model's maps."""
+        stride = self.model.ref.maps[number].stride
+        return (self.level.downsample[0] * stride, self.level.downsample[1] * stride)
 
-    def _needed(self) -> Iterator[tuple[Index, Box]]:
-        """Give what has to be read of a block, where not all of it has."""
-        ref = self.model.ref
-        for index in self.todo:
-            wanted = self._wanted_in(index)
-            if wanted.all():
-                continue
-            cells = self.grid.box(index).divided(self.patches.cell)
-            rows, columns = np.flatnonzero(wanted.any(1)), np.flatnonzero(wanted.any(0))
-            first = self.patches.whole((cells.y + int(rows[0]), cells.x + int(columns[0])))
-            last = self.patches.whole((cells.y + int(rows[-1]), cells.x + int(columns[-1])))
-            yield index, first.union(last).expanded(ref.halo)
+    def _plane_of(self, number: int) -> Grid:
+        """Give the plane of one of the model's maps, in blocks."""
+        stride = self.model.ref.maps[number].stride
+        return Grid(Grid(self.grid.shape, stride).counts, self.grid.cell // stride)
+
+    def _shards(self, array: ArrayLayout) -> int:
+        shards, blocks = 0, set(self.todo)
+        for _ in range(array.levels):
+            shards += len(blocks)
+            blocks = parents(blocks)
+        return shards
 
 
 def plan_slide(slide: Slide, model: Model, tissue: Tissue, options: Options, *, path: str) -> Plan:
@@ -191,7 +251,8 @@ def plan_slide(slide: Slide, model: Model, tissue: Tissue, options: Options, *, 
 
     Raises `SlideError` where the slide's scale is unknown or the level is not there,
     `ConfigError` where block or chunk do not fit the model's stride, or where neither the
-    options nor the model say at which scale it is read.
+    options nor the model say at which scale it is read; `MissingExtraError` where tables of
+    objects are wanted and cannot be written.
     """
     l0_mpp = slide.believed_mpp
     level = seen(slide, model, level=options.level, mpp=options.mpp)
@@ -202,87 +263,25 @@ def plan_slide(slide: Slide, model: Model, tissue: Tissue, options: Options, *, 
     if options.stain is not None:
         level = normalised(level, options.stain)
         remarks += options.stain.remarks
+    if tables(model.ref):
+        check_engines()
+    mpp = (l0_mpp[0] * level.downsample[0], l0_mpp[1] * level.downsample[1])
+    model = replace(model, ref=model.ref.at(mpp))
     ref = model.ref
-    block = _checked_block(options.block, ref)
-    o_plane = (ceil_div(level.plane[0], ref.stride), ceil_div(level.plane[1], ref.stride))
-    o_block = block // ref.stride
-    chunk = options.chunk or max(n for n in range(1, _CHUNK + 1) if o_block % n == 0)
-    if o_block % chunk:
-        raise ConfigError(
-            f"output.chunk: {chunk} does not divide a block of {o_block} output pixels; use auto"
-        )
-    grid, patches = Grid(level.plane, block), Grid(level.plane, ref.core)
+    grid = Grid(level.plane, checked_block(options.block, ref))
     layout = Layout(
-        grid=Grid(o_plane, o_block),
-        chunk=chunk,
-        dtype=options.dtype,
-        channels=model.channels,
+        grid=grid,
         mpp=l0_mpp,
-        step=(level.downsample[0] * ref.stride, level.downsample[1] * ref.stride),
+        arrays=arrays(ref, grid, level.downsample, dtype=options.dtype, chunk=options.chunk),
+        tables=tables(ref),
         label_step=tissue.step,
         label_shape=(tissue.mask.shape[0], tissue.mask.shape[1]),
         origin=level.origin,
         label_origin=tissue.origin,
-        window=(0.0, 255.0) if options.dtype == "uint8" else ref.value_range,
     )
     settings = {**tissue.settings, "min_fraction": options.min_fraction}
     tissue = replace(tissue, settings=settings)
+    patches = Grid(level.plane, ref.step)
     wanted = wanted_patches(patches, level, slide.shape, tissue, options.min_fraction)
-    return Plan(slide, level, model, tissue, path, grid, patches, wanted, layout, remarks)
-
-
-def predict(
-    slide: Slide,
-    model: Model,
-    *,
-    mpp: float | None = None,
-    level: int | None = None,
-    block: int | None = None,
-    stain: Stain | None = None,
-) -> da.Array:
-    """Give a model's scores of a whole slide: lazy ``(c, y, x)`` float32, before quantisation.
-
-    The model sees ``mpp`` um per pixel, or the stored ``level``, or else what its card says.
-    Slicing and computing a part reads and predicts the blocks of that part only. ``block`` is
-    the side of a block in the pixels it sees, ``stain`` what `fit_stain` found of the slide, for
-    a model that is to see it normalised. `ConfigError` where it is no multiple of the
-    model's stride, or where nothing says the scale; `SlideError` where the slide's is unknown.
-    """
-    source, ref = seen(slide, model, level=level, mpp=mpp), model.ref
-    source = normalised(source, stain) if stain is not None else source
-    grid = Grid(source.plane, _checked_block(block, ref))
-    return _scores(read_blocks(source, grid, ref.frame), ref, grid, {})
-
-
-def fitting_block(model: ModelRef) -> int:
-    """Give the side near 2048 that holds whole patches, so that no patch is predicted twice.
-
-    A patch larger than that is a block of its own.
-    """
-    return max(round(BLOCK / model.core), 1) * model.core
-
-
-def _checked_block(block: int | None, ref: ModelRef) -> int:
-    if block is None:
-        return fitting_block(ref)
-    if block < 1 or block % ref.stride:
-        raise ConfigError(
-            f"output.block: {block} is not a multiple of the model's stride {ref.stride}; "
-            f"use {max(round(block / ref.stride), 1) * ref.stride}"
-        )
-    return block
-
-
-def _scores(pixels: da.Array, ref: ModelRef, grid: Grid, bits: Mapping[Index, bytes]) -> da.Array:
-    o_plane = (ceil_div(grid.shape[0], ref.stride), ceil_div(grid.shape[1], ref.stride))
-    return map_blocks(
-        predict_block,
-        pixels,
-        Grid(o_plane, grid.cell // ref.stride),
-        axes="yxs",
-        channels=ref.channels,
-        dtype=np.float32,
-        per_block=bits,
-        model=ref,
-        level_grid=grid,
-    )
+    selection = Selection(ref, grid, wanted)
+    return Plan(slide, level, model, tissue, path, selection, layout, options.dtype, remarks)

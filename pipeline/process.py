@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import os
 from collections.abc import Iterator
+from math import ceil
 from pathlib import Path, PurePosixPath
 
 import psutil
 from dask.system import cpu_count
 
-__all__ = ["available_bytes", "cores", "resident_bytes", "return_freed_memory"]
+__all__ = ["WORKER_VARIABLE", "available_bytes", "cores", "resident_bytes", "return_freed_memory"]
+
+WORKER_VARIABLE = "WSI_PIPELINE_WORKER"
+"""Which of the workers of its machine a process is, from 0."""
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
@@ -21,8 +24,8 @@ _M_TRIM_THRESHOLD = -1  # malloc.h
 
 
 def cores() -> int:
-    """Give the processor cores this process may use: its affinity's and its cgroup's."""
-    return int(cpu_count())
+    """Give the processor cores this process may use: its affinity's, cgroups' or SLURM task's."""
+    return max(min([int(cpu_count()), *_cgroup_cores(), *_slurm_cores()]), 1)
 
 
 def available_bytes() -> int:
@@ -32,7 +35,6 @@ def available_bytes() -> int:
 
 def resident_bytes() -> int:
     """Give the memory in use, freed memory that the C library keeps not counted."""
-    gc.collect()
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)
@@ -60,23 +62,48 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def _cgroup_limits() -> Iterator[int]:
-    """Give the limits of the cgroups this process is in, and of those they are in."""
+    """Give the limits of memory of the cgroups this process is in, and of those they are in."""
+    for group, version in _cgroups("memory"):
+        text = _read(group / ("memory.limit_in_bytes" if version == 1 else "memory.max"))
+        if text.isdigit():  # cgroup 2 says max where there is none
+            yield int(text)
+
+
+def _cgroup_cores() -> Iterator[int]:
+    """Give the cores' worth of time per time of the same cgroups, rounded up.
+
+    dask looks at a process's own cgroup only, and in version 1 at the outermost.
+    """
+    for group, version in _cgroups("cpu"):
+        if version == 1:
+            quota = _read(group / "cpu.cfs_quota_us")
+            period = _read(group / "cpu.cfs_period_us")
+        else:
+            quota, _, period = _read(group / "cpu.max").partition(" ")
+        # -1 or max where there is none.
+        if quota.isdigit() and period.isdigit() and int(period):
+            yield max(ceil(int(quota) / int(period)), 1)
+
+
+def _cgroups(controller: str) -> Iterator[tuple[Path, int]]:
+    """Give the folder and version of each cgroup around this process that has a controller."""
     if not OWN_CGROUPS.is_file():
         return
     for line in OWN_CGROUPS.read_text().splitlines():
         _, controllers, path = line.split(":", 2)
-        if not controllers:
-            root, name = CGROUPS, "memory.max"
-        elif "memory" in controllers.split(","):
-            root, name = CGROUPS / "memory", "memory.limit_in_bytes"
-        else:
-            continue
         own = PurePosixPath(path)
         for group in (own, *own.parents):
-            file = root / str(group).lstrip("/") / name
-            text = file.read_text().strip() if file.is_file() else ""
-            if text.isdigit():  # cgroup 2 says max where there is none
-                yield int(text)
+            inner = str(group).lstrip("/")
+            if not controllers:
+                yield CGROUPS / inner, 2
+            elif controller in controllers.split(","):
+                # Mounted under one controller's name, or under all of them: cpu,cpuacct.
+                for mounted in dict.fromkeys((controller, controllers)):
+                    yield CGROUPS / mounted / inner, 1
+
+
+def _read(file: Path) -> str:
+    return file.read_text().strip() if file.is_file() else ""
 
 
 def _slurm_limits() -> Iterator[int]:
@@ -87,3 +114,11 @@ def _slurm_limits() -> Iterator[int]:
         yield int(per_node) * 2**20
     if per_cpu and per_cpu.isdigit() and cpus.isdigit():
         yield int(per_cpu) * int(cpus) * 2**20
+
+
+def _slurm_cores() -> Iterator[int]:
+    """Give what SLURM granted this task, or this job on this node; it need not enforce it."""
+    for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
+        text = os.environ.get(name, "")
+        if text.isdigit() and int(text):
+            yield int(text)

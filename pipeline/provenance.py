@@ -61,6 +61,9 @@ def provenance(plan: Plan) -> dict[str, Any]:
             "licence": card.licence,
             "card": plan.model.path,
             "mpp": card.mpp,
+            "members": [each.name for each in (card, *plan.model.others)],
+            "provider": plan.model.ref.members[0].provider,
+            "tta": plan.model.ref.tta,
         },
         "notes": list(notes(plan)),
     }

@@ -6,7 +6,7 @@ import dask.array as da
 
 from pipeline.geometry import Grid, Index
 from pipeline.lazy import map_blocks, read_blocks, write_blocks
-from pipeline.store import StoredArray, halve
+from pipeline.store import StoredArray, halve, thin
 
 __all__ = ["halved", "parents"]
 
@@ -16,8 +16,11 @@ def halved(fine: StoredArray, coarse: StoredArray) -> da.Array:
     grid = coarse.grid
     # A block of it covers 2 x 2 blocks of the finer level, whole ones.
     quarters = read_blocks(fine, Grid(fine.plane, 2 * grid.cell))
-    means = map_blocks(halve, quarters, grid, axes="cyx", channels=fine.channels, dtype=fine.dtype)
-    return write_blocks(means, coarse, grid)
+    reduce = thin if fine.flat else halve
+    halves = map_blocks(
+        reduce, quarters, grid, axes="cyx", channels=fine.channels, dtype=fine.dtype
+    )
+    return write_blocks(halves, coarse, grid)
 
 
 def parents(blocks: set[Index] | frozenset[Index]) -> set[Index]:

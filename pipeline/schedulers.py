@@ -68,6 +68,10 @@ class Scheduler(Protocol):
         """Compute a small dask collection whole."""
         ...
 
+    def everywhere(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """Call a function in every worker process; give what each returns."""
+        ...
+
 
 @dataclass(frozen=True)
 class Local:
@@ -103,6 +107,10 @@ class Local:
         """Compute a small dask collection whole."""
         return collection.compute(scheduler="threads", num_workers=self.threads)
 
+    def everywhere(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """Call a function here, where all the work is done."""
+        return [function(*arguments)]
+
 
 @dataclass(frozen=True)
 class Synchronous:
@@ -129,6 +137,10 @@ class Synchronous:
     def compute(self, collection: Any) -> Any:
         """Compute a small dask collection whole."""
         return collection.compute(scheduler="synchronous")
+
+    def everywhere(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """Call a function here, where all the work is done."""
+        return [function(*arguments)]
 
 
 @dataclass(frozen=True)
@@ -190,6 +202,12 @@ class Distributed:
             return self.client.compute(collection, sync=True)
         except KilledWorker as error:
             raise _killed(error) from error
+
+    def everywhere(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """Call a function in every worker; what it raises anywhere is raised here."""
+        self._workers()
+        given = self.client.run(function, *arguments)
+        return [given[address] for address in sorted(given)]
 
     def _workers(self) -> dict[str, Any]:
         info = self.client.scheduler_info(n_workers=-1)

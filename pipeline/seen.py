@@ -29,7 +29,8 @@ class Tissue:
 
     ``mask`` is ``(y, x)`` bool over the whole slide, one element every ``step`` ``(y, x)``
     level-0 pixels from ``origin`` on; ``settings`` say how it was found, ``remarks`` what to
-    mind about it.
+    mind about it. ``quality`` is ``(y, x)`` uint8 at the same places, see
+    `pipeline.quality.MEANINGS`; None where nothing was looked for.
     """
 
     mask: NDArray[np.bool_]
@@ -37,6 +38,7 @@ class Tissue:
     settings: Mapping[str, Any]
     remarks: tuple[str, ...] = ()
     origin: tuple[float, float] = (0.0, 0.0)
+    quality: NDArray[np.uint8] | None = None
 
 
 def check_scale(model: Model, *, level: int | None, mpp: float | None) -> None:

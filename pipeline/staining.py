@@ -24,7 +24,7 @@ from PIL import Image
 from pipeline.colour import to_srgb
 from pipeline.coloured import coloured
 from pipeline.errors import ConfigError, SlideError
-from pipeline.execute import find_tissue
+from pipeline.finding import find_tissue
 from pipeline.geometry import Box, Grid
 from pipeline.lazy import read_blocks
 from pipeline.level import LevelLike

@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["INCOMPLETE", "INTERRUPTED", "REFUSED", "open_console", "print_lines", "table_of"]
+__all__ = [
+    "INCOMPLETE",
+    "INTERRUPTED",
+    "REFUSED",
+    "log_shown",
+    "open_console",
+    "print_lines",
+    "table_of",
+]
 
 INCOMPLETE, REFUSED, INTERRUPTED = 1, 2, 130
 """Exit codes: something is not done; nothing was begun; Ctrl-C."""
 
 _LOG_COLUMNS = 160
 """Width where no terminal has one: a file's lines need not be broken."""
+
+
+@contextmanager
+def log_shown() -> Iterator[None]:
+    """Show what the package logs during a ``with`` block: what is copied, and how far it is."""
+    log, handler = logging.getLogger("pipeline"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("note: %(message)s"))
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
 
 
 def open_console() -> Console:

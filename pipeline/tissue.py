@@ -12,32 +12,35 @@ How pixels are judged, and why:
   becomes a hole of the tissue around it and is filled again up to `min_hole_um2`.
 - Near-white pixels need no rule: saturation and density are themselves close to zero there.
 - Otsu's method always finds two classes, also in an image that has one. Its answer is
-  therefore held between `_SURELY_GLASS` and `_SURELY_TISSUE`, and used only when the two
-  classes it finds differ by `_MIN_CONTRAST`.
+  therefore held between what is surely glass and what is surely tissue, and used only when
+  the two classes it finds differ by more than noise does: a `_Measure` has the numbers.
 
 All of this is for light shining through stained tissue. Fluorescence is dark where there is
-nothing; use ``method="none"`` or a mask file (`load_mask`).
+nothing; use ``method="none"``, a mask file (`pipeline.masks`) or a model.
 """
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-from skimage.filters import gaussian, threshold_otsu
+from skimage.filters import gaussian, rank, threshold_otsu
 from skimage.measure import label
-from skimage.morphology import dilation
+from skimage.morphology import dilation, disk, erosion
 
-from pipeline.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-__all__ = ["TissueSettings", "load_mask", "resample_mask", "tissue_fraction", "tissue_mask"]
+__all__ = [
+    "TissueSettings",
+    "drop_small_objects",
+    "padding",
+    "resample_mask",
+    "smoothed",
+    "tidied",
+    "tissue_fraction",
+    "tissue_mask",
+]
 
 Mask: TypeAlias = NDArray[np.bool_]
 Plane: TypeAlias = NDArray[np.floating[Any]]
@@ -46,63 +49,73 @@ Plane: TypeAlias = NDArray[np.floating[Any]]
 # 60 and more in blue; JPEG noise on black padding stays below 15.
 _BLACK = 24
 
-# Saturation (0-1) and mean optical density happen to need the same numbers. Smoothed glass
-# has 0.00-0.03 (up to 0.06 tinted or greyish), pale stroma and fat 0.06-0.15, stained tissue
-# 0.15-0.7. CLAM's fixed thresholds are 0.03-0.08 of saturation. Above 0.1 Otsu is deciding
-# between pale and strong tissue, which is not what it was asked.
-_SURELY_GLASS = 0.05
-_SURELY_TISSUE = 0.10
-
-# Otsu splits pure noise of standard deviation s into halves 1.6 s apart; smoothed glass has
-# s < 0.015. Classes closer than this are one class, judged by `_SURELY_TISSUE` alone.
-_MIN_CONTRAST = 0.03
-
 _SMOOTHING_SIGMA = 1.0  # pixels of the coarse image
-_ASPECT_TOLERANCE = 0.02
+_MEDIAN_SIDE = 7  # the same, as CLAM's mthresh
+_ENTROPY_RADIUS = 4  # 49 pixels: enough to count levels in, and an edge spreads 32 um at 8
+_ENTROPY_LEVELS = 64  # grey levels: noise of glass must not look like texture
 
 
 @dataclass(frozen=True)
 class TissueSettings:
     """How tissue is told from glass, and which pieces and holes of it are too small to count.
 
-    method: ``otsu`` thresholds HSV saturation (as CLAM does), ``density`` the mean optical
-    density (for stains without colour: black chromogens, grey scans), ``none`` takes
-    everything for tissue.
+    method: ``otsu`` thresholds HSV saturation of the smoothed image, ``hsv`` the median of
+    saturation (as CLAM does), ``density`` the mean optical density (for stains without colour:
+    black chromogens, grey scans), ``entropy`` the local entropy of grey levels (for what has
+    texture and hardly a colour: fat, pale stroma); ``mask`` is a user's, ``model`` a model's
+    answer, ``none`` takes everything for tissue.
     min_area_um2: pieces of tissue below this area are dropped.
     min_hole_um2: holes enclosed in tissue below this area are filled.
-    min_fraction: a block or patch counts as tissue when more than this part of it is.
+    threshold: the score above which a model's answer is tissue.
+    quality: what is looked for besides, of ``pen`` and ``blur``.
+    exclude: which of that is taken out of the tissue.
     """
 
-    method: Literal["otsu", "density", "none"] = "otsu"
+    method: Literal["otsu", "hsv", "density", "entropy", "mask", "model", "none"] = "otsu"
     min_area_um2: float = 10_000
     min_hole_um2: float = 5_000
-    min_fraction: float = 0.0
+    threshold: float = 0.5
+    quality: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
 
 
 def tissue_mask(rgb: NDArray[np.uint8], mpp: tuple[float, float], settings: TissueSettings) -> Mask:
     """Give the tissue of a coarse image as bool (y, x).
 
     `rgb` is uint8 (y, x, 3); `mpp` is (y, x) in um per pixel of this image, 4-16 being the
-    sensible range. The module's docstring says how pixels are judged.
+    sensible range; ``settings.method`` is one that looks at pixels, or ``none``. The module's
+    docstring says how they are judged.
     """
     if settings.method == "none":
         return np.ones(rgb.shape[:2], dtype=np.bool_)
-    padding = rgb.max(axis=2) <= _BLACK
-    if padding.any():
-        # One pixel more on every side: JPEG blurs the padding's edge into dark false colours.
-        padding = dilation(padding, np.ones((3, 3), dtype=np.uint8))
-        rgb = np.where(padding[..., np.newaxis], np.uint8(255), rgb)
-    stain = _saturation(rgb) if settings.method == "otsu" else _density(rgb)
+    measure = _MEASURES[settings.method]
+    black = padding(rgb)
+    if black.any():
+        rgb = np.where(black[..., np.newaxis], np.uint8(255), rgb)
+    stain = measure.of(rgb)
     # The copy is spared where there is no padding: this runs in the client, on a whole slide.
-    seen = stain[~padding] if padding.any() else stain
-    tissue: Mask = (stain > _threshold(seen)) & ~padding
+    seen = stain[~black] if black.any() else stain
+    tissue: Mask = (stain > _threshold(seen, measure)) & ~black
     del seen, stain
+    return tidied(tissue, mpp, settings)
+
+
+def tidied(tissue: Mask, mpp: tuple[float, float], settings: TissueSettings) -> Mask:
+    """Give a mask with its small holes filled, then without its small pieces."""
     pixel_um2 = mpp[0] * mpp[1]
     tissue = _fill_small_holes(tissue, settings.min_hole_um2 / pixel_um2)
-    return _drop_small_objects(tissue, settings.min_area_um2 / pixel_um2)
+    return drop_small_objects(tissue, settings.min_area_um2 / pixel_um2)
 
 
-def _smooth(plane: NDArray[np.uint8]) -> Plane:
+def padding(rgb: NDArray[np.uint8]) -> Mask:
+    """Give what is no part of the picture: black pixels (y, x), and the rim JPEG gives them."""
+    black: Mask = rgb.max(axis=2) <= _BLACK
+    # One pixel more on every side: JPEG blurs the padding's edge into dark false colours.
+    return dilation(black, np.ones((3, 3), dtype=np.uint8)) if black.any() else black
+
+
+def smoothed(plane: NDArray[np.uint8]) -> Plane:
+    """Give a plane (y, x) as float32, without its noise."""
     values = plane.astype(np.float32)
     # In place, as scipy's own second axis is: each line is buffered before it is written.
     gaussian(values, _SMOOTHING_SIGMA, mode="nearest", preserve_range=True, out=values)
@@ -111,10 +124,10 @@ def _smooth(plane: NDArray[np.uint8]) -> Plane:
 
 def _saturation(rgb: NDArray[np.uint8]) -> Plane:
     """Give HSV saturation, 0-1, of the smoothed image; one plane at a time, to save memory."""
-    high = _smooth(rgb[..., 0])
+    high = smoothed(rgb[..., 0])
     low = high.copy()
     for channel in (1, 2):
-        plane = _smooth(rgb[..., channel])
+        plane = smoothed(rgb[..., channel])
         np.maximum(high, plane, out=high)
         np.minimum(low, plane, out=low)
     np.subtract(high, low, out=low)
@@ -126,19 +139,69 @@ def _density(rgb: NDArray[np.uint8]) -> Plane:
     """Give the optical density (log10, against 255) of the smoothed image, mean of channels."""
     density = np.zeros(rgb.shape[:2], np.float32)
     for channel in range(3):
-        density += np.log10(255 / np.maximum(_smooth(rgb[..., channel]), 1))
+        density += np.log10(255 / np.maximum(smoothed(rgb[..., channel]), 1))
     return density / 3
 
 
-def _threshold(stain: Plane) -> float:
+def _median_saturation(rgb: NDArray[np.uint8]) -> Plane:
+    """Give the median, in a square, of HSV saturation, 0-1 in 255 steps."""
+    high, low = rgb.max(axis=2), rgb.min(axis=2)
+    saturation = ((high - low) / np.maximum(high, np.uint8(1)).astype(np.float32) * 255).round()
+    square = np.ones((_MEDIAN_SIDE, _MEDIAN_SIDE), np.uint8)
+    median: NDArray[np.uint8] = rank.median(saturation.astype(np.uint8), square)
+    return median / np.float32(255)
+
+
+def _entropy(rgb: NDArray[np.uint8]) -> Plane:
+    """Give the least entropy nearby, in bits, of the smoothed grey levels in a disk.
+
+    A disk has texture, too, where it only touches tissue, or a step between two whites: the least
+    of those nearby takes that back.
+    """
+    grey = np.zeros(rgb.shape[:2], np.float32)
+    for channel in range(3):
+        grey += smoothed(rgb[..., channel])
+    grey *= _ENTROPY_LEVELS / 3 / 256
+    entropy = rank.entropy(grey.astype(np.uint8), disk(_ENTROPY_RADIUS)).astype(np.float32)
+    least: Plane = erosion(entropy, disk(_ENTROPY_RADIUS))
+    return least
+
+
+class _Measure(NamedTuple):
+    """A way of measuring stain, and what its values mean.
+
+    Up to ``glass`` a pixel is surely glass, above ``tissue`` surely tissue, and classes closer
+    than ``contrast`` are one class, judged by ``tissue`` alone.
+    """
+
+    of: Callable[[NDArray[np.uint8]], Plane]
+    glass: float
+    tissue: float
+    contrast: float
+
+
+# Saturation (0-1) and mean optical density happen to need the same numbers. Smoothed glass
+# has 0.00-0.03 (up to 0.06 tinted or greyish), pale stroma and fat 0.06-0.15, stained tissue
+# 0.15-0.7. CLAM's fixed thresholds are 0.03-0.08 of saturation. Above 0.1 Otsu is deciding
+# between pale and strong tissue, which is not what it was asked. Otsu splits pure noise of
+# standard deviation s into halves 1.6 s apart; smoothed glass has s < 0.015.
+_MEASURES = {
+    "otsu": _Measure(_saturation, 0.05, 0.10, 0.03),
+    "hsv": _Measure(_median_saturation, 0.05, 0.10, 0.03),
+    "density": _Measure(_density, 0.05, 0.10, 0.03),
+    "entropy": _Measure(_entropy, 0.8, 1.4, 0.8),
+}
+
+
+def _threshold(stain: Plane, measure: _Measure) -> float:
     """Give the amount of stain above which a pixel is tissue."""
-    if stain.size == 0 or np.ptp(stain) < _MIN_CONTRAST:
-        return _SURELY_TISSUE
+    if stain.size == 0 or np.ptp(stain) < measure.contrast:
+        return measure.tissue
     otsu = float(threshold_otsu(stain))
     above = stain > otsu
-    if stain.mean(where=above) - stain.mean(where=~above) < _MIN_CONTRAST:
-        return _SURELY_TISSUE
-    return min(max(otsu, _SURELY_GLASS), _SURELY_TISSUE)
+    if stain.mean(where=above) - stain.mean(where=~above) < measure.contrast:
+        return measure.tissue
+    return min(max(otsu, measure.glass), measure.tissue)
 
 
 # Not skimage's remove_small_objects and remove_small_holes: 0.26 renamed their arguments (the
@@ -155,7 +218,7 @@ def _fill_small_holes(tissue: Mask, min_area: float) -> Mask:
     return filled
 
 
-def _drop_small_objects(tissue: Mask, min_area: float) -> Mask:
+def drop_small_objects(tissue: Mask, min_area: float) -> Mask:
     """Drop objects below `min_area` pixels, unless the whole image is: then none can be large."""
     if tissue.size < min_area:
         return tissue
@@ -170,39 +233,6 @@ def mostly_black(rgb: NDArray[np.uint8]) -> bool:
     return bool((rgb.max(axis=2) <= _BLACK).mean() > 0.5)
 
 
-def load_mask(path: str | Path, shape: tuple[int, int], slide: tuple[int, int]) -> Mask:
-    """Read a user's mask image, resampled (nearest) to `shape` (y, x).
-
-    Anything Pillow reads. A pixel is tissue when it is not zero: not black, for colour and
-    palette images, and not fully transparent. Raises ConfigError when the file is missing or
-    no image, is too large to be decoded safely, or has another aspect ratio than the `slide`
-    (y, x) by more than 2 %.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                mask = _nonzero(image)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ConfigError(
-            f"{path}: mask too large to decode safely ({error}); save it at a coarser "
-            "resolution, 8 um per pixel is plenty"
-        ) from error
-    # Pillow's decoders raise SyntaxError and ValueError, too, on broken files.
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ConfigError(
-            f"{path}: tissue mask cannot be read ({error}); give an image file such as PNG or TIFF"
-        ) from error
-    aspect, slide_aspect = mask.shape[1] / mask.shape[0], slide[1] / slide[0]
-    if abs(aspect / slide_aspect - 1) > _ASPECT_TOLERANCE:
-        raise ConfigError(
-            f"{path}: mask has aspect ratio {aspect:.4f} ({mask.shape[1]} x {mask.shape[0]}), the "
-            f"slide {slide_aspect:.4f} ({slide[1]} x {slide[0]}); the mask must cover the whole "
-            "slide, neither cropped nor rotated"
-        )
-    return resample_mask(mask, shape)
-
-
 def resample_mask(mask: Mask, shape: tuple[int, int]) -> Mask:
     """Give the mask at another resolution: the value under the centre of each new pixel."""
     rows, columns = (
@@ -211,15 +241,6 @@ def resample_mask(mask: Mask, shape: tuple[int, int]) -> Mask:
     )
     resampled: Mask = mask[rows[:, np.newaxis], columns]
     return resampled
-
-
-def _nonzero(image: Image.Image) -> Mask:
-    if len(image.getbands()) > 1 or image.mode == "P":
-        values: NDArray[Any] = np.asarray(image.convert("RGBA"))
-        visible: Mask = values[..., :3].any(axis=2) & (values[..., 3] > 0)
-        return visible
-    nonzero: Mask = np.asarray(image) != 0
-    return nonzero
 
 
 def tissue_fraction(

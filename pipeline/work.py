@@ -74,17 +74,18 @@ def build_pyramid(
             raise next(iter(broken.values()))
 
 
-def invalidate(path: str, outputs: Sequence[StoredArray], left: set[Index]) -> None:
+def invalidate(path: str, arrays: Sequence[Sequence[StoredArray]], left: set[Index]) -> None:
     """Uncommit, and drop what was made from blocks that are about to change.
 
-    Before any block is written: killed at any point after this, the next run finds the
-    coarser blocks pending, never stale.
+    ``arrays`` are the levels of every array, finest first. Before any block is written: killed
+    at any point after this, the next run finds the coarser blocks pending, never stale.
     """
     withdraw(path)
-    stale = left
-    for output in outputs[1:]:
-        stale = parents(stale)
-        drop(output, stale & done(output))
+    for levels in arrays:
+        stale = left
+        for output in levels[1:]:
+            stale = parents(stale)
+            drop(output, stale & done(output))
 
 
 def tell_nobody(_stage: str, _finished: int, _total: int) -> None:

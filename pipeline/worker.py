@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 
 from pipeline import errors
+from pipeline.process import WORKER_VARIABLE
 
 __all__ = ["dask_setup"]
 
 
-def dask_setup(_worker: object) -> None:
+def dask_setup(worker: object) -> None:
     """Leave to the client what the client does: end on Ctrl-C, and tell what failed.
 
     A terminal sends Ctrl-C to the workers too; two reactions would print a traceback from each.
-    (Where the system can, they are started deaf to it; see `pipeline.clusters`.)
+    (Where the system can, they are started deaf to it; see `pipeline.clusters`.) And know which
+    of the workers it is, which is its name in a local cluster: each has a GPU of its own.
     """
+    name = getattr(worker, "name", None)
+    if isinstance(name, int):
+        os.environ[WORKER_VARIABLE] = str(name)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in ("distributed.worker", "distributed.worker.state_machine"):
         logging.getLogger(name).addFilter(_unforeseen)

@@ -42,6 +42,8 @@ def free_port() -> int:
 class Web:
     """A web server of the files in memory, and what was asked of it.
 
+    ``moved`` says where else a name is to be asked for, as Hugging Face does for large files.
+
     ``trouble`` is what it does wrong: ``""``; ``drop`` cuts the connection instead of an
     answer; ``cut`` sends half of what it announced; ``whole`` answers 200 to a range; ``hang``
     never answers; ``lie`` says the file is twice as long; ``shift`` sends another range;
@@ -52,6 +54,7 @@ class Web:
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    moved: dict[str, str] = field(default_factory=dict)
     trouble: str = ""
     times: int = 10**9
     trouble_after: int | None = None
@@ -119,7 +122,9 @@ class _Answer(BaseHTTPRequestHandler):
             return
         name = unquote(urlsplit(self.path).path)
         status = int(trouble) if trouble.isdigit() else 200 if name in web.files else 404
-        if status == 200:
+        if name in web.moved:
+            self._send(302, b"", {"Location": web.moved[name]})
+        elif status == 200:
             self._send_file(name, wanted, trouble)
         else:
             self._send(status, b"<html>trouble</html>", {})

@@ -31,10 +31,16 @@ LAYERS = (
         *("restained", "slide", "model"),
         *("store", "objects"),
     ),
-    ("tissue", "memory", "seen", "plan", "pyramid", "conversion"),
-    ("schedulers", "clusters", "results", "execute", "staining", "work", "export", "demo"),
+    (
+        *("tissue", "masks", "quality", "detecting", "memory", "seen", "arrange", "selection"),
+        *("finish", "predicting", "plan", "pyramid", "conversion"),
+    ),
+    (
+        *("schedulers", "clusters", "results", "finding", "execute", "staining", "work"),
+        *("export", "demo"),
+    ),
     ("found", "manifest", "provenance", "outcomes", "batch", "converting", "verify"),
-    ("progress", "terminal", "slide_commands", "cli", "__main__"),
+    ("progress", "terminal", "slide_commands", "model_commands", "cli", "__main__"),
 )
 """Modules and subpackages, lowest first; each imports only from its own layer and below."""
 
@@ -44,20 +50,22 @@ HOMES = {
     "imagecodecs": ("readers/tiff/decode.py", "demo/"),
     "wsidicom": ("readers/wsidicom.py",),
     "pydicom": ("readers/wsidicom.py",),
-    "onnxruntime": ("model/session.py",),
+    "onnxruntime": ("model/runtime.py",),
     "onnx": ("model/builtin/build.py",),
     "zarr": ("store/", "readers/ome_zarr.py", "readers/zarr_stores.py"),
     "numcodecs": ("store/shards.py",),
     "google_crc32c": ("store/shards.py",),
     "distributed": ("clusters.py", "schedulers.py"),
     "dask_jobqueue": ("clusters.py",),
-    "pydantic": ("config.py", "runfile.py", "model/card.py", "model/load.py"),
-    "pydantic_core": ("config.py", "runfile.py", "model/load.py"),
+    "pydantic": ("config.py", "runfile.py", "model/card.py", "model/values.py", "model/written.py"),
+    "pydantic_core": ("config.py", "runfile.py", "model/written.py"),
     "yaml": ("runfile.py",),
     "matplotlib": ("export/overview.py",),
-    "skimage": ("tissue.py",),
+    "pyarrow": ("store/tables.py",),
+    "shapely": ("objects/outlines.py",),
+    "skimage": ("tissue.py", "quality.py", "objects/"),
     "obstore": ("cloud/",),
-    "scipy": ("model/session.py",),
+    "scipy": ("model/activate.py", "objects/"),
 }
 """Where an engine may be imported: files, or a folder ending in ``/``."""
 
@@ -65,14 +73,17 @@ METHODS = {"blockwise", "map_blocks", "map_overlap"}
 PHRASES = {*METHODS, "from_array", "from_delayed", "delayed"}
 """What builds a dask graph; `pipeline.lazy` alone does. Arrays have some of them as methods."""
 
-COMPUTERS = ("schedulers.py", "execute.py", "staining.py")
+COMPUTERS = ("schedulers.py", "execute.py", "finding.py", "staining.py")
 """Where something is computed."""
 
 BLIND = {
     ("readers/wsidicom.py", "_translated"): "what wsidicom and its decoders raise shares no parent",
     ("handles.py", "using"): "whatever was raised during its use, the handle is evicted; raised on",
-    ("model/session.py", "_run"): "the runtime's exceptions share no parent; others are raised on",
-    ("model/session.py", "_open"): "the runtime's exceptions share no parent; others are raised on",
+    (
+        "model/runtime.py",
+        "run_graph",
+    ): "what the runtime raises shares no parent; others are raised on",
+    ("model/runtime.py", "_open"): "what the runtime raises shares no parent; others are raised on",
 }
 """File and function -> why it may catch anything."""
 
@@ -302,7 +313,10 @@ def _loaded_by(statement: str) -> set[str]:
     return {name.split(".")[0] for name in json.loads(last[0])}
 
 
-HEAVY = {"dask", "distributed", "numpy", "zarr", "pydantic", "onnxruntime", "openslide", "skimage"}
+HEAVY = {
+    *("dask", "distributed", "numpy", "zarr", "pydantic", "onnxruntime", "openslide", "skimage"),
+    *("scipy", "pyarrow", "shapely"),
+}
 
 
 @pytest.mark.parametrize(

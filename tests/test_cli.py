@@ -21,7 +21,7 @@ from PIL import Image
 
 import pipeline
 from pipeline.cli import main
-from pipeline.model import ModelRef, patches, session
+from pipeline.model import MapRef, SessionRef, patches, session
 from pipeline.slide import Slide
 from tests.toys import noise, write_tiff
 
@@ -196,9 +196,11 @@ def test_a_dry_run_writes_nothing_and_says_what_the_run_then_does(
     told = dict(zip(head, row, strict=True))
     predicted = []
 
-    def counting(ref: ModelRef, batch: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    def counting(
+        ref: SessionRef, maps: tuple[MapRef, ...], batch: NDArray[np.float32], count: int
+    ) -> list[NDArray[np.float32]]:
         predicted.append(count)
-        return session.run_batch(ref, batch, count)
+        return session.run_batch(ref, maps, batch, count)
 
     monkeypatch.setattr(patches, "run_batch", counting)
     assert command("run", config).code == OK

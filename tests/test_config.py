@@ -111,7 +111,7 @@ def test_text_that_looks_like_a_number_survives_a_dump(run_file: Path) -> None:
     values = {"slides": "1e5", "model": "2026-01-31", "cluster": {"dashboard": "0x1f"}}
     loaded = load(run_file, dump_config(RunConfig.model_validate(values)))
     assert Path(str(loaded.slides)).name == "1e5"
-    assert Path(loaded.model).name == "2026-01-31"
+    assert Path(str(loaded.model)).name == "2026-01-31"
     assert loaded.cluster.dashboard == "0x1f"
 
 
@@ -159,7 +159,8 @@ def test_a_folder_named_like_a_date_is_text(run_file: Path) -> None:
             "tissue:",
             (
                 "tissue: null is not allowed; give a block with the keys "
-                "method, mask, min_fraction, min_area_um2, min_hole_um2, mpp"
+                "method, mask, model, threshold, min_fraction, min_area_um2, min_hole_um2, mpp, "
+                "quality, exclude"
             ),
         ),
         (
@@ -169,6 +170,21 @@ def test_a_folder_named_like_a_date_is_text(run_file: Path) -> None:
         (
             "tissue: {mask: m.png}",
             "tissue.mask: m.png is not allowed; leave it out, or set method: mask",
+        ),
+        (
+            "tissue: {method: model}",
+            "tissue.model: null is not allowed; method: model needs a value here",
+        ),
+        (
+            "tissue: {model: card.yaml}",
+            "tissue.model: card.yaml is not allowed; leave it out, or set method: model",
+        ),
+        (
+            "tissue: {quality: [pen], exclude: [pen, blur]}",
+            (
+                "tissue.exclude: [pen, blur] is not allowed; "
+                "add blur to quality, so that it is looked for"
+            ),
         ),
         *[
             (
@@ -230,7 +246,7 @@ def test_a_folder_named_like_a_date_is_text(run_file: Path) -> None:
             "7: x",
             (
                 "7: unknown key; known keys: slides, reader, model, output, resolution, tissue, "
-                "colour, export, on_error, cluster, demo"
+                "inference, colour, export, on_error, cluster, demo"
             ),
         ),
     ],
@@ -245,7 +261,7 @@ def test_all_problems_are_reported_at_once_one_line_each(run_file: Path) -> None
     text = "slides: [1, 2]\noutput: {dtype: uint9, blok: 1}\ncluster: {workers: 0}"
     assert problems(run_file, text) == [
         "x.yaml: slides: [1, 2] is not allowed; give path or [path, ...]",
-        "x.yaml: model: missing; give path",
+        "x.yaml: model: missing; give path or [path, ...]",
         "x.yaml: output.dtype: uint9 is not allowed; give uint8, float16 or float32",
         "x.yaml: output.blok: unknown key; did you mean block?",
         "x.yaml: cluster.workers: 0 is not allowed; give auto or integer >= 1",
@@ -253,7 +269,7 @@ def test_all_problems_are_reported_at_once_one_line_each(run_file: Path) -> None
 
 
 def test_a_long_value_is_shortened(run_file: Path) -> None:
-    (line,) = problems(run_file, f"slides: a\nmodel: [{'m' * 1000}]")
+    (line,) = problems(run_file, f"slides: a\nmodel: {{{'m' * 1000}: 1}}")
     assert len(line) < 150
 
 
@@ -368,7 +384,7 @@ def test_an_equals_sign_may_be_part_of_an_override_value(run_file: Path) -> None
             "override: tissue.min_aera_um2: unknown key; did you mean min_area_um2?",
         ),
         ("on_error=skip", "override: on_error: skip is not allowed; give continue or stop"),
-        ("model.name=m", "override: model: {name: m} is not allowed; give path"),
+        ("model.name=m", "override: model: {name: m} is not allowed; give path or [path, ...]"),
         ("demo={seed: 1, seed: 2}", None),
         (
             "slides=*.svs",

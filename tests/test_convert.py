@@ -28,6 +28,7 @@ from pipeline.readers.ome_zarr import OmeZarrReader, open_reader
 from pipeline.results import open_results
 from pipeline.slide import Slide, open_slide
 from pipeline.store import look
+from pipeline.store.group import FORMAT
 from tests.contracts import check_reader, check_source
 from tests.toys import Pixels, halved, noise, read_directly, spoil_first_tile, write_tiff
 
@@ -299,7 +300,7 @@ def test_whatever_else_is_at_the_place_is_left_alone(
         attributes: dict[str, dict[str, Any]] = {
             "zarr group": {},
             "slide": {"ome": {"multiscales": []}},
-            "results": {"wsi_pipeline": {"format": 1, "settings": {"a": 1}}},
+            "results": {"wsi_pipeline": {"format": FORMAT, "settings": {"a": 1}}},
         }
         zarr.open_group(str(out), mode="w", attributes=attributes[what])
     before = {path: path.read_bytes() for path in [out, *out.rglob("*")] if path.is_file()}

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from pipeline import open_slide
 from pipeline.clusters import cluster
-from pipeline.execute import find_tissue, run
+from pipeline.execute import run
 from pipeline.export import export, overview
 from pipeline.export.overview import OverviewImage
+from pipeline.finding import find_tissue
 from pipeline.geometry import Box
 from pipeline.level import Level, SlideRef, _cut
 from pipeline.model import load_model

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 import pipeline
 from pipeline.errors import ConfigError, MemoryBudgetError, StaleStoreError
-from pipeline.execute import find_tissue, run
+from pipeline.execute import run
+from pipeline.finding import find_tissue
+from pipeline.finish import quantise
 from pipeline.geometry import Box
-from pipeline.model import load_model, quantise
+from pipeline.model import load_model
 from pipeline.plan import Options, Plan, Tissue, plan_slide
 from pipeline.results import StoredSlide, open_results
 from pipeline.schedulers import Distributed, Local, Synchronous, scheduler_in_force
@@ -70,7 +72,7 @@ def values(path: Path, level: int = 0) -> NDArray[Any]:
 
 
 def quantised(scores: NDArray[np.float32]) -> NDArray[Any]:
-    return quantise(scores, (0, 0), None, stored_as="uint8", value_range=(0.0, 1.0))
+    return quantise(scores, "uint8", (0.0, 1.0), "scores")
 
 
 @pytest.mark.parametrize("block", [128, 256, 1024])
@@ -349,7 +351,7 @@ def test_tissue_is_looked_for_at_the_resolution_asked_for(demo_slide: Path) -> N
 def test_the_picture_of_the_tissue_stays_small_whatever_scale_a_slide_claims(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.execute.PICTURE_PIXELS", 10_000)
+    monkeypatch.setattr("pipeline.finding.PICTURE_PIXELS", 10_000)
     slide = open_slide(write_tiff(tmp_path / "a.tiff", noise(500, 700), mpp=90.0))
     assert find_tissue(slide, TissueSettings(), 8.0, None).mask.size <= 10_000
 
@@ -365,6 +367,5 @@ def test_planning_opens_no_output_and_reads_no_pixel(
     monkeypatch.setattr(TiffReader, "read", None)
     plan = planned(slide, card, tmp_path / "none" / "out.zarr", block=256, tissue=tissue)
     assert plan.blocks.shape == (1, 3, 4)
-    assert plan.pyramid is not None
     assert plan.settings["output.block"] == 256
     assert sorted(tmp_path.rglob("*")) == before

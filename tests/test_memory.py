@@ -10,42 +10,54 @@ import pytest
 from pipeline import memory
 from pipeline.errors import MemoryBudgetError
 from pipeline.memory import check_budget, predicted_bytes, worker_bytes
-from pipeline.model import Card, Model, ModelRef
-from pipeline.model.card import Footprint, InputSpec, OutputSpec
+from pipeline.model import Card, Footprint, MapRef, Model, ModelRef, OutputRef, SessionRef
+from pipeline.model.card import InputSpec, OutputSpec
 
 MIB = 2**20
 
 
 @pytest.fixture
 def model() -> Model:
-    ref = ModelRef(
+    member = SessionRef(
         onnx="model.onnx",
         digest="0",
-        patch=512,
-        halo=64,
-        stride=1,
-        channels=2,
-        batch=1,
         layout="NCHW",
         order="RGB",
         scale=1 / 255,
-        mean=(0, 0, 0),
-        std=(1, 1, 1),
-        output="scores",
-        activation="none",
-        value_range=(0, 1),
+        mean=(0.0,),
+        std=(1.0,),
+        zscore="none",
+        tensors=("scores",),
+        patch=512,
+        batch=1,
+    )
+    scores = OutputRef("scores", "scores", 0, ("a", "b"), (), (0.0, 1.0), "", 0.5)
+    ref = ModelRef(
+        members=(member,),
+        patch=512,
+        step=384,
+        halo=64,
+        method="crop",
+        maps=(MapRef(0, "none", 2, 1),),
+        outputs=(scores,),
     )
     card = Card(
         name="m",
-        onnx=ref.onnx,
+        onnx=member.onnx,
         input=InputSpec(patch=512),
         outputs=(OutputSpec(name="scores", channels=("a", "b")),),
     )
     return Model("m.yaml", card, ref, Footprint(session_bytes=MIB, running_bytes=5 * MIB))
 
 
-def with_ref(model: Model, **changes: Any) -> Model:
-    return replace(model, ref=replace(model.ref, **changes))
+def with_map(model: Model, **changes: Any) -> Model:
+    (map_,) = model.ref.maps
+    return replace(model, ref=replace(model.ref, maps=(replace(map_, **changes),)))
+
+
+def with_batch(model: Model, batch: int) -> Model:
+    (member,) = model.ref.members
+    return replace(model, ref=replace(model.ref, members=(replace(member, batch=batch),)))
 
 
 def test_a_plan_that_needs_too_much_is_refused_with_both_numbers_and_the_setting() -> None:
@@ -73,7 +85,7 @@ def test_every_thread_of_a_worker_adds_a_block_but_no_second_model(model: Model)
 def test_a_larger_block_needs_more(model: Model, threads: int) -> None:
     # Multiples of the core of a patch: a block that cuts patches reads more than one that fits.
     needed = [
-        worker_bytes(model, model.ref.core * n, "uint8", threads=threads) for n in (2, 3, 6, 12, 24)
+        worker_bytes(model, model.ref.step * n, "uint8", threads=threads) for n in (2, 3, 6, 12, 24)
     ]
     assert needed == sorted(set(needed))
     # In the end it is pixels that count.
@@ -83,28 +95,27 @@ def test_a_larger_block_needs_more(model: Model, threads: int) -> None:
 
 def test_a_block_that_cuts_patches_needs_more_than_one_that_fits(model: Model) -> None:
     # With few scores to hold it is what is read that counts.
-    strided = with_ref(model, stride=64)
-    fits = predicted_bytes(strided, 9 * model.ref.core, "uint8")
-    assert predicted_bytes(strided, 9 * model.ref.core - 64, "uint8") > fits
+    strided = with_map(model, stride=64)
+    fits = predicted_bytes(strided, 9 * model.ref.step, "uint8")
+    assert predicted_bytes(strided, 9 * model.ref.step - 64, "uint8") > fits
 
 
-@pytest.mark.parametrize(
-    "more", [{"batch": 64}, {"channels": 20}], ids=lambda more: next(iter(more))
-)
-def test_what_the_model_holds_counts(model: Model, more: dict[str, int]) -> None:
-    larger = with_ref(model, **more)
-    assert predicted_bytes(larger, 2048, "uint8") > predicted_bytes(model, 2048, "uint8")
+def test_what_the_model_holds_counts(model: Model) -> None:
+    least = predicted_bytes(model, 2048, "uint8")
+    assert predicted_bytes(with_batch(model, 64), 2048, "uint8") > least
+    assert predicted_bytes(with_map(model, channels=20), 2048, "uint8") > least
+    assert predicted_bytes(with_map(model, reach=512), 2048, "uint8") > least
 
 
 def test_wider_stored_values_count(model: Model) -> None:
-    many = with_ref(model, channels=20)
+    many = with_map(model, channels=20)
     sizes = [predicted_bytes(many, 2048, dtype) for dtype in ("uint8", "float16", "float32")]
     assert sizes == sorted(set(sizes))
 
 
 def test_a_strided_output_needs_less(model: Model) -> None:
-    many = with_ref(model, channels=20)
-    strided = with_ref(many, stride=16)
+    many = with_map(model, channels=20)
+    strided = with_map(many, stride=16)
     assert predicted_bytes(strided, 2048, "uint8") < predicted_bytes(many, 2048, "uint8")
 
 

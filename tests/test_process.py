@@ -15,14 +15,18 @@ from pipeline.process import available_bytes, cores, resident_bytes, return_free
 
 MIB, GIB = 2**20, 2**30
 UNLIMITED = 0x7FFFFFFFFFFFF000  # what cgroup 1 says
-SLURM = ("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "SLURM_CPUS_ON_NODE")
+SLURM = (
+    *("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU"),
+    *("SLURM_CPUS_ON_NODE", "SLURM_CPUS_PER_TASK"),
+)
 
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine of 64 GiB whose control groups are under the path that is given."""
+    """A machine of 64 GiB and 64 cores whose control groups are under the path that is given."""
     memory = psutil.virtual_memory()._replace(total=64 * GIB)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(process, "cpu_count", lambda: 64)
     monkeypatch.setattr(process, "CGROUPS", tmp_path)
     monkeypatch.setattr(process, "OWN_CGROUPS", tmp_path / "own")
     for name in SLURM:
@@ -80,6 +84,54 @@ def test_what_slurm_granted_counts(
     for name, text in granted.items():
         monkeypatch.setenv(name, text)
     assert available_bytes() == expected * GIB
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        ({"": "max 100000"}, 64),
+        ({"system.slice/job": "400000 100000"}, 4),
+        ({"system.slice/job": "150000 100000"}, 2),
+        ({"system.slice/job": "1000 100000"}, 1),
+        ({"system.slice": "200000 100000", "system.slice/job": "max 100000"}, 2),
+        ({"system.slice/other": "200000 100000"}, 64),
+    ],
+)
+def test_cores_are_what_the_cgroups_around_a_process_leave(
+    groups: dict[str, str], expected: int, machine: Path
+) -> None:
+    (machine / "own").write_text("0::/system.slice/job\n")
+    for group, text in groups.items():
+        limit(machine, group, text, "cpu.max")
+    assert cores() == expected
+
+
+@pytest.mark.parametrize("mounted", ["cpu", "cpu,cpuacct"])
+def test_cores_of_cgroups_of_version_one_count_too(machine: Path, mounted: str) -> None:
+    (machine / "own").write_text("5:memory:/a\n3:cpu,cpuacct:/slurm/job_1\n")
+    limit(machine, mounted, "-1", "cpu.cfs_quota_us")
+    limit(machine, mounted, "100000", "cpu.cfs_period_us")
+    assert cores() == 64
+    limit(machine, f"{mounted}/slurm/job_1", "300000", "cpu.cfs_quota_us")
+    limit(machine, f"{mounted}/slurm/job_1", "100000", "cpu.cfs_period_us")
+    assert cores() == 3
+
+
+@pytest.mark.parametrize(
+    ("granted", "expected"),
+    [
+        ({"SLURM_CPUS_ON_NODE": "8"}, 8),
+        ({"SLURM_CPUS_ON_NODE": "8", "SLURM_CPUS_PER_TASK": "2"}, 2),
+        ({"SLURM_CPUS_PER_TASK": "128"}, 64),
+        ({"SLURM_CPUS_PER_TASK": ""}, 64),
+    ],
+)
+def test_cores_are_what_slurm_granted(
+    granted: dict[str, str], expected: int, machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in granted.items():
+        monkeypatch.setenv(name, text)
+    assert cores() == expected
 
 
 def test_cores_are_those_of_the_affinity() -> None:

@@ -16,14 +16,15 @@ from PIL import Image
 import pipeline
 from pipeline.batch import dry_run
 from pipeline.geometry import Box
+from pipeline.model import Model
 from pipeline.outcomes import Silence, SlideOutcome
 from pipeline.plan import Plan
 from pipeline.runfile import load_config
 from pipeline.schedulers import Distributed, scheduler_in_force
-from tests.toys import read_directly
+from tests.toys import read_directly, write_tiff
 
 HALO, PATCH = 96, 512  # what the network sees of a pixel's surroundings, and 320 that are kept
-KEPT = Box(6080, 5120, 4 * 320, 3 * 320)  # whole patches, deep in the tissue
+KEPT = Box(6080, 5120, 3 * 320, 2 * 320)  # whole patches, deep in the tissue
 MASK_STEP = 64
 
 
@@ -114,4 +115,53 @@ def at_once(shared_data: Path, box: Box) -> NDArray[np.float32]:
     image = (rgb.transpose(2, 0, 1)[None] / 255).astype(np.float32)
     (scores,) = session.run(None, {"image": image})
     inner: NDArray[np.float32] = scores[0, 0][box.within(outer)]
+    return inner
+
+
+SHOWN = (600, 900, 300, 250)
+"""A part of CMU-1-Small-Region full of nuclei: level-0 x, y, width, height."""
+
+
+@pytest.mark.slow
+def test_a_stitched_map_is_bit_for_bit_that_of_the_whole_image_if_the_halo_is_wide_enough(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    rgb = read_directly(shared_data / "slides" / "CMU-1-Small-Region.svs", 0, SHOWN)
+    slide = pipeline.open_slide(write_tiff(tmp_path / "part.tiff", rgb, mpp=0.499))
+    whole = whole_image(shared_data, rgb)
+    wide = seed_model(shared_data, tmp_path, halo=96)
+    for block in (128, 2048):
+        scores = pipeline.predict(slide, wide, block=block).compute(scheduler="synchronous")
+        np.testing.assert_array_equal(scores[0], whole)
+    narrow = seed_model(shared_data, tmp_path, halo=48)
+    scores = pipeline.predict(slide, narrow).compute(scheduler="synchronous")
+    assert np.abs(scores[0] - whole).max() > 0.01
+
+
+def seed_model(shared_data: Path, folder: Path, *, halo: int) -> Model:
+    """Load InstanSeg's seed map, of whose patches 128 pixels are kept: a multiple of its 8."""
+    card = {
+        "name": "nuclei-seed",
+        "onnx": str(shared_data / "models" / "instanseg_brightfield_seed.onnx"),
+        "input": {"patch": 128 + 2 * halo},
+        "mpp": 0.499,
+        "outputs": [{"name": "seed", "channels": ["nucleus"]}],
+        "stitch": {"halo": halo},
+    }
+    (folder / "card.yaml").write_text(yaml.safe_dump(card))
+    return pipeline.load_model(folder / "card.yaml")
+
+
+def whole_image(shared_data: Path, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Give InstanSeg's seeds from one call, the glass around the image as white as the slide's."""
+    height, width = rgb.shape[:2]
+    outer = [(96, 96 + -n % 8) for n in (height, width)]
+    padded = np.pad(rgb, (*outer, (0, 0)), constant_values=255)
+    session = onnxruntime.InferenceSession(
+        shared_data / "models" / "instanseg_brightfield_seed.onnx",
+        providers=["CPUExecutionProvider"],
+    )
+    image = (padded.transpose(2, 0, 1)[None] * np.float32(1 / 255)).astype(np.float32)
+    (scores,) = session.run(None, {"image": image})
+    inner: NDArray[np.float32] = scores[0, 0][96 : 96 + height, 96 : 96 + width]
     return inner

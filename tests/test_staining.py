@@ -17,7 +17,7 @@ from pipeline import fit_stain, normalised, open_slide
 from pipeline.cli import main
 from pipeline.clusters import cluster
 from pipeline.errors import ConfigError, SlideError
-from pipeline.execute import find_tissue
+from pipeline.finding import find_tissue
 from pipeline.geometry import Box
 from pipeline.seen import Tissue
 from pipeline.stain import PUBLISHED, Colours, Stains

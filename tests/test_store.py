@@ -19,13 +19,24 @@ from referencing.jsonschema import DRAFT202012
 
 from pipeline.clusters import cluster
 from pipeline.errors import StoreError
-from pipeline.execute import find_tissue, run
+from pipeline.execute import run
+from pipeline.finding import find_tissue
 from pipeline.geometry import Box, Grid
 from pipeline.model import load_model
 from pipeline.plan import Options, Plan, plan_slide
 from pipeline.results import open_results
 from pipeline.slide import open_slide
-from pipeline.store import Layout, StoredArray, begin, commit, done, drop, look, outputs
+from pipeline.store import (
+    ArrayLayout,
+    Layout,
+    StoredArray,
+    begin,
+    commit,
+    done,
+    drop,
+    look,
+    outputs,
+)
 from pipeline.tissue import TissueSettings
 from tests.contracts import check_source, check_target
 
@@ -44,22 +55,33 @@ def plan(demo_slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
     return made
 
 
-LAYOUT = Layout(
+IMAGE = ArrayLayout(
+    name="scores",
+    folder="",
+    kind="scores",
     grid=Grid((700, 900), 256),
+    step=(4.0, 4.0),
     chunk=64,
     dtype="uint8",
     channels=("a", "b"),
+    colours=(),
+    values=(),
+    window=(0.0, 255.0),
+    fill=0.0,
+    levels=2,
+)
+LAYOUT = Layout(
+    grid=Grid((2800, 3600), 1024),
     mpp=(0.5, 0.25),
-    step=(4.0, 4.0),
+    arrays=(IMAGE,),
     label_step=(16.0, 16.0),
     label_shape=(88, 113),
-    window=(0.0, 255.0),
 )
 
 
 def begun(path: Path, settings: dict[str, Any] | None = None) -> StoredArray:
     begin(str(path), LAYOUT, settings or {"a": 1}, {}, np.ones(LAYOUT.label_shape, np.bool_))
-    return outputs(str(path), LAYOUT)[0]
+    return outputs(str(path), IMAGE)[0]
 
 
 def test_ome_zarr_models_reads_the_image_and_its_labels(plan: Plan) -> None:
@@ -159,7 +181,7 @@ def test_the_same_coverage_is_seen_by_any_zarr_reader(plan: Plan) -> None:
 
 
 def test_a_stored_array_is_a_source_and_a_target(tmp_path: Path, plan: Plan) -> None:
-    check_source(outputs(plan.path, plan.layout)[0])
+    check_source(plan.arrays[0][0])
     array = begun(tmp_path / "a.zarr")
     check_target(array, array)
 
@@ -208,17 +230,19 @@ def test_a_store_made_anew_with_other_blocks_is_written_with_those(tmp_path: Pat
     array = begun(tmp_path / "a.zarr")
     array.write(Box(0, 0, 256, 256), np.ones((2, 256, 256), np.uint8))
     shutil.rmtree(tmp_path / "a.zarr")
-    smaller = Layout(**{**_fields(LAYOUT), "grid": Grid((700, 900), 128)})
-    begin(array.store, smaller, {"a": 1}, {}, np.ones(LAYOUT.label_shape, np.bool_))
+    smaller = replace(IMAGE, grid=Grid((700, 900), 128))
+    begin(
+        array.store,
+        replace(LAYOUT, arrays=(smaller,)),
+        {"a": 1},
+        {},
+        np.ones(LAYOUT.label_shape, np.bool_),
+    )
     (again, *_) = outputs(array.store, smaller)
     again.write(Box(128, 128, 128, 128), np.full((2, 128, 128), 7, np.uint8))
     assert done(again) == {(1, 1)}
     np.testing.assert_array_equal(again.read(Box(120, 120, 8, 8)), 0)
     np.testing.assert_array_equal(again.read(Box(128, 128, 8, 8)), 7)
-
-
-def _fields(layout: Layout) -> dict[str, Any]:
-    return {name: getattr(layout, name) for name in layout.__dataclass_fields__}
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,27 @@ def write_toy_model(folder: Path, kind: str, **overrides: Any) -> Path:
     return path
 
 
+def write_graph(
+    card: Path,
+    nodes: list[onnx.NodeProto],
+    *,
+    shape: tuple[int | str, ...] = ("N", 3, "H", "W"),
+    rank: int = 4,
+    kind: int = TensorProto.FLOAT,
+    inputs: tuple[str, ...] = ("image",),
+) -> Path:
+    """Put another graph, from ``image`` to ``scores``, in the place of a card's."""
+    graph = helper.make_graph(
+        nodes,
+        "other",
+        [helper.make_tensor_value_info(name, kind, list(shape)) for name in inputs],
+        [helper.make_tensor_value_info("scores", kind, [f"d{i}" for i in range(rank)])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (card.parent / "toy.onnx").write_bytes(model.SerializeToString())
+    return card
+
+
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in changes.items():

@@ -8,6 +8,7 @@ here.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ __all__ = [
     "fetch_many",
     "names",
     "read",
+    "remove",
     "root",
     "told",
     "write",
@@ -103,6 +105,17 @@ def write(url: str, content: bytes) -> None:
 
     with told(url):
         waited(put())
+
+
+def remove(url: str) -> None:
+    """Remove an object; one that is not there is removed already."""
+    store, key = opened(url)
+
+    async def deleted() -> None:
+        await engine().delete_async(store, key)
+
+    with contextlib.suppress(FileNotFoundError), told(url):
+        waited(deleted())
 
 
 def names(url: str) -> list[str]:

@@ -6,7 +6,7 @@ Pure drawing, without pyplot and its global state: safe in threads, and no displ
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,29 +90,37 @@ def export(stored: StoredSlide, slide: Slide, stem: str) -> str:
     A pixel of the heat map is the mean over all it covers, so that sparse objects are faint in
     it; the colours span what is there, and the colour bar says what that is.
     """
+    l0_mpp = stored.level0_mpp
+    path = f"{stem}.overview.png"
+    image = OverviewImage(
+        thumbnail=slide.thumbnail(_HEAT_PIXELS),
+        heat=None,
+        tissue=stored.tissue,
+        width_um=slide.shape[1] * l0_mpp[1],
+        height_um=slide.shape[0] * l0_mpp[0],
+        tissue_um=_area(stored.tissue_placement, stored.tissue, l0_mpp),
+        title=slide.name,
+        channel="",
+        subtitle="" if stored.state == "done" else f"failed blocks: {len(stored.failures)}",
+    )
+    save_overview(_with_heat(image, stored) if stored.channels else image, path)
+    return path
+
+
+def _with_heat(image: OverviewImage, stored: StoredSlide) -> OverviewImage:
+    """Add the first scores, at the finest level that is no larger than what can be seen."""
     level = next(i for i, each in enumerate(stored.outputs) if max(each.plane) <= _HEAT_PIXELS)
     heat = stored.as_scores(np.asarray(stored.levels[level][0]))
     analysed = _analysed(stored, (heat.shape[0], heat.shape[1]))
-    l0_mpp = stored.level0_mpp
-    path = f"{stem}.overview.png"
-    save_overview(
-        OverviewImage(
-            thumbnail=slide.thumbnail(_HEAT_PIXELS),
-            heat=heat,
-            tissue=stored.tissue,
-            width_um=slide.shape[1] * l0_mpp[1],
-            height_um=slide.shape[0] * l0_mpp[0],
-            heat_um=_area(stored.placements[level], heat, l0_mpp),
-            tissue_um=_area(stored.tissue_placement, stored.tissue, l0_mpp),
-            title=slide.name,
-            channel=f"{stored.channels[0]}, mean per pixel" if level else stored.channels[0],
-            subtitle="" if stored.state == "done" else f"failed blocks: {len(stored.failures)}",
-            analysed=analysed,
-            limits=_limits(heat[analysed], stored.score_range),
-        ),
-        path,
+    channel = stored.channels[0]
+    return replace(
+        image,
+        heat=heat,
+        heat_um=_area(stored.placements[level], heat, stored.level0_mpp),
+        channel=f"{channel}, mean per pixel" if level else channel,
+        analysed=analysed,
+        limits=_limits(heat[analysed], stored.score_range),
     )
-    return path
 
 
 def _area(place: Placement, array: NDArray[Any], mpp: tuple[float, float]) -> Area:

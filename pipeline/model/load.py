@@ -2,153 +2,164 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Iterator
-from importlib.resources import files
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from pipeline.errors import ConfigError, ModelError, unknown_key
-from pipeline.model.card import Card, InputSpec, Model, ModelRef, OutputSpec, StitchSpec
-from pipeline.model.session import batch_size, check_card
-from pipeline.runfile import parse_yaml
+from pipeline.errors import ModelError
+from pipeline.model.card import Card
+from pipeline.model.checked import Footprint, Model
+from pipeline.model.download import as_url, downloaded, is_remote, read_card
+from pipeline.model.found import find_card
+from pipeline.model.refs import CLASSES, MapRef, ModelRef, OutputRef
+from pipeline.model.session import MOST_SESSIONS, check_card, read_graph
+from pipeline.model.tokens import token_of
+from pipeline.model.weights import digest_of, external_names
+from pipeline.model.written import card_of, mapping_of
+from pipeline.model.zoo import translator
+from pipeline.urls import beside, is_url, shown
 
 if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
+    from pipeline.model.session import Graph
 
-__all__ = ["load_model"]
+__all__ = ["load_model", "load_models"]
 
 
 def load_model(path: str | PathLike[str]) -> Model:
     """Load a model card, or the one card in a folder, or ``builtin:NAME``.
 
-    The ONNX file is opened and run once on an empty patch, and must agree with the card.
+    A card may also be at a URL, or be what the WSInfer zoo or bioimage.io have in its place. The
+    ONNX file is opened and run once on an empty patch, and must agree with the card.
     Raises `ModelError` naming the card's field, what it says and what the ONNX file says.
     """
-    source = _card_path(str(path))
-    card = _read_card(source)
-    onnx = (source.parent / card.onnx).resolve()
+    source, content = _card_at(str(path))
+    raw = mapping_of(content, source)
+    translate = translator(raw)
+    card = card_of(translate(raw, source) if translate else raw, source)
+    onnx, digest = _onnx_of(source, card)
+    graph = read_graph(str(onnx))
+    if translate:
+        card = _by_place(source, card, graph)
+    ref = token_of(source, card, str(onnx), digest, graph)
+    return Model(source, card, ref, check_card(source, ref))
+
+
+def _by_place(source: str, card: Card, graph: Graph) -> Card:
+    """Give a card whose outputs are the graph's, in their order."""
+    if len(card.outputs) != len(graph.outputs):
+        ours = ", ".join(output.name for output in card.outputs)
+        theirs = ", ".join(node.name for node in graph.outputs)
+        raise ModelError(f"{source}: outputs: {ours} are described, the graph has {theirs}")
+    pairs = zip(card.outputs, graph.outputs, strict=True)
+    outputs = tuple(output.model_copy(update={"tensor": node.name}) for output, node in pairs)
+    return card.model_copy(update={"outputs": outputs})
+
+
+def load_models(paths: Sequence[str | PathLike[str]]) -> Model:
+    """Load several cards as one model, whose scores are the mean of theirs; see `load_model`.
+
+    Raises `ModelError` also where they do not agree in what patches they take and what they give.
+    """
+    if not paths:
+        raise ModelError("model: an empty list; name a card")
+    if len(paths) > MOST_SESSIONS:
+        raise ModelError(
+            f"model: an ensemble of {len(paths)} cards; a process keeps {MOST_SESSIONS} models "
+            "open, and would open more of them for every block; take fewer"
+        )
+    models = [load_model(path) for path in paths]
+    first, *others = models
+    for other in others:
+        for what, ours, theirs in _differences(first, other):
+            raise ModelError(
+                f"{other.path}: {what} {theirs}, but {first.path} has {ours}; the models of an "
+                "ensemble must agree in it"
+            )
+    if others and any(each.activation == CLASSES for each in first.ref.maps):
+        raise ModelError(
+            f"{first.path}: outputs: it gives numbers of classes, which have no mean; for an "
+            "ensemble it must give a score for each class"
+        )
+    members = tuple(member for model in models for member in model.ref.members)
+    footprint = Footprint(
+        sum(model.footprint.session_bytes for model in models),
+        sum(model.footprint.running_bytes for model in models),
+    )
+    return replace(
+        first,
+        ref=replace(first.ref, members=members),
+        footprint=footprint,
+        others=tuple(model.card for model in others),
+    )
+
+
+def _card_at(path: str) -> tuple[str, bytes]:
+    """Give where a card is, for messages and for what lies beside it, and its content."""
+    if is_remote(path):
+        url = as_url(path)
+        return url, read_card(url)
+    card = find_card(path)
+    try:
+        return str(card), card.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{card}: {error.strerror}; name a model card") from error
+
+
+def _onnx_of(source: str, card: Card) -> tuple[Path, str]:
+    """Give a card's ONNX file, and the digest of it and of all its weights."""
+    onnx = _onnx_at(source, card)
+    digest, alone = digest_of(source, onnx)
+    if card.sha256 not in (None, alone):
+        raise ModelError(
+            f"{source}: sha256: the card says {card.sha256}, {onnx} has {alone}; it is another "
+            "file, or not whole"
+        )
+    return onnx, digest
+
+
+def _onnx_at(source: str, card: Card) -> Path:
+    if is_remote(card.onnx) or is_url(source):
+        url = as_url(card.onnx) if is_remote(card.onnx) else beside(source, card.onnx)
+        onnx = downloaded(source, url, card.sha256)
+        if outside := external_names(onnx.read_bytes()):
+            raise ModelError(
+                f"{source}: onnx: {shown(url)} has weights in {', '.join(outside)}; download them "
+                "all into one folder, and name the card there"
+            )
+        return onnx
+    onnx = (Path(source).parent / card.onnx).resolve()
     if not onnx.is_file():
         raise ModelError(f"{source}: onnx: no file {onnx}; put it beside the card")
-    digest = _digest(source, onnx)
-    ref = _token(card, onnx, digest, batch_size(onnx, card))
-    return Model(str(source), card, ref, check_card(source, ref))
+    return onnx
 
 
-# A tensor kept in another file says so by a pair of strings, key and value, in the ONNX file
-# (onnx.proto3, StringStringEntryProto; field 1 is "location", field 2 the path and its length).
-_EXTERNAL = re.compile(rb"\x0a\x08location\x12([\x80-\xff]*[\x00-\x7f])")
+def _differences(first: Model, other: Model) -> Iterator[tuple[str, Any, Any]]:
+    """Give what two models of an ensemble do not agree in, by name, and both values."""
+    ours, theirs = _facts(first), _facts(other)
+    yield from ((what, ours[what], theirs[what]) for what in ours if ours[what] != theirs[what])
 
 
-def _digest(card: Path, onnx: Path) -> str:
-    """Give the SHA-256 of an ONNX file, and of whatever files its weights are in."""
-    try:
-        content = onnx.read_bytes()
-        digest = hashlib.sha256(content)
-        for weights in _external(card, onnx, content):
-            digest.update(weights.name.encode() + hashlib.sha256(weights.read_bytes()).digest())
-    except OSError as error:
-        raise ModelError(f"{card}: onnx: {error.filename}: {error.strerror}") from error
-    return digest.hexdigest()
+def _facts(model: Model) -> dict[str, Any]:
+    ref: ModelRef = model.ref
+    return {
+        "mpp": model.card.mpp,
+        "input.patch": ref.patch,
+        "stitch.method": ref.method,
+        "stitch.halo" if ref.method == "crop" else "half of stitch.overlap": ref.halo,
+        "outputs": "; ".join(map(_named, ref.outputs)),
+        **{
+            f"outputs.{output.name}.{field}": value
+            for output in ref.outputs
+            for field, value in {**_of(output), **_of(ref.maps[output.map])}.items()
+        },
+    }
 
 
-def _external(card: Path, onnx: Path, content: bytes) -> Iterator[Path]:
-    """Give the files beside an ONNX file that hold its weights, in the order of their names."""
-    names = set()
-    for found in _EXTERNAL.finditer(content):
-        length = sum((byte & 0x7F) << 7 * i for i, byte in enumerate(found[1]))
-        names.add(content[found.end() : found.end() + length].decode(errors="replace"))
-    for name in sorted(names):
-        path = (onnx.parent / name).resolve()
-        if not path.is_relative_to(onnx.parent):
-            raise ModelError(f"{card}: onnx: weights in {name}, outside the model's folder")
-        yield path
+def _of(ref: OutputRef | MapRef) -> dict[str, Any]:
+    return {field.name: getattr(ref, field.name) for field in fields(ref)}
 
 
-def _card_path(path: str) -> Path:
-    if path.startswith("builtin:"):
-        name = path.removeprefix("builtin:")
-        card = Path(str(files("pipeline.model.builtin"))) / f"{name}.yaml"
-        if not card.is_file():
-            known = ", ".join(sorted(f"builtin:{c.stem}" for c in card.parent.glob("*.yaml")))
-            raise ModelError(f"{path}: no such built-in model; there is {known}")
-        return card
-    given = Path(path).expanduser().absolute()
-    if given.is_dir():
-        cards = sorted([*given.glob("*.yaml"), *given.glob("*.yml")])
-        if len(cards) != 1:
-            found = ", ".join(card.name for card in cards) or "none"
-            raise ModelError(f"{given}: a model folder holds one card (*.yaml); found {found}")
-        return cards[0]
-    if given.suffix == ".onnx":
-        beside = given.with_suffix(".yaml")
-        if not beside.is_file():
-            raise ModelError(f"{given}: an ONNX file needs a card; write {beside.name} beside it")
-        return beside
-    if not given.is_file():
-        raise ModelError(f"{given}: no such model card; give a card, its folder or builtin:nuclei")
-    return given
-
-
-def _read_card(path: Path) -> Card:
-    try:
-        raw = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    except ConfigError as error:
-        raise ModelError(f"{error}; a model card is a YAML file") from error
-    except UnicodeDecodeError as error:
-        raise ModelError(f"{path}: not UTF-8 text; a model card is a YAML file") from error
-    except OSError as error:
-        raise ModelError(f"{path}: {error.strerror}; name a model card") from error
-    if not isinstance(raw, dict):
-        raise ModelError(f"{path}: not a model card: a mapping with name, onnx, input, outputs")
-    try:
-        return Card.model_validate(raw)
-    except ValidationError as error:
-        # A tuple of which an item is wrong is also said to be too short.
-        told = [each for each in error.errors(include_url=False) if each["type"] != "too_short"]
-        problems = "; ".join(map(_problem, told or error.errors(include_url=False)))
-        raise ModelError(f"{path}: {problems}") from error
-
-
-def _problem(error: ErrorDetails) -> str:
-    """Say one thing wrong with a card: where, what, what was given or was meant."""
-    where = ".".join(str(part) for part in error["loc"]) or "card"
-    if error["type"] == "extra_forbidden":
-        *parents, name = map(str, error["loc"])
-        return f"{where}: {unknown_key(name, _BLOCKS[parents[0]] if parents else _KEYS)}"
-    if error["type"] == "missing":
-        return f"{where}: missing"
-    return f"{where}: {error['msg'].removeprefix('Value error, ')} (given {error['input']!r:.60})"
-
-
-_KEYS = tuple(Card.model_fields)
-_BLOCKS = {
-    "input": tuple(InputSpec.model_fields),
-    "outputs": tuple(OutputSpec.model_fields),
-    "stitch": tuple(StitchSpec.model_fields),
-}
-
-
-def _token(card: Card, onnx: Path, digest: str, batch: int) -> ModelRef:
-    output = card.outputs[0]
-    return ModelRef(
-        onnx=str(onnx),
-        digest=digest,
-        patch=card.input.patch,
-        halo=card.stitch.halo,
-        stride=output.stride,
-        channels=len(output.channels),
-        batch=batch,
-        layout=card.input.layout,
-        order=card.input.channels,
-        scale=card.input.scale,
-        mean=card.input.mean,
-        std=card.input.std,
-        output=output.name,
-        activation=output.activation,
-        value_range=output.range,
-    )
+def _named(output: OutputRef) -> str:
+    return f"{output.name} ({output.kind}: {', '.join(output.channels)})"

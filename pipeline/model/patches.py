@@ -1,93 +1,158 @@
-"""A block of pixels -> patches of the global grid -> batches -> a block of scores.
+"""A block of pixels -> patches of the global grid -> batches -> the maps of a block.
 
-Patches are cells of one grid over the whole level, whatever the blocks are: a patch that
-two blocks share is predicted alike by both, so a block's border is never a seam. A
-classifier is the same as a segmenter, with a stride as large as what is kept of a patch.
+Patches are laid out on one grid over the whole level, whatever the blocks are: a patch that
+two blocks share is predicted alike by both, so a block's border is never a seam. A classifier
+is the same as a segmenter, with a stride as large as what is kept of a patch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ModelError
-from pipeline.geometry import Box, Grid, Index
-from pipeline.model.card import ModelRef
-from pipeline.model.session import run_batch
+from pipeline.geometry import Box, Grid, Index, Shape
+from pipeline.model.batches import fill_batch, patch_pixels
+from pipeline.model.blending import patch_weights
+from pipeline.model.refs import MapRef, ModelRef, SessionRef
+from pipeline.model.session import NotFinite, input_buffer, run_batch, session_batch
+from pipeline.model.symmetry import Symmetry, symmetries
 
-__all__ = ["predict_block", "quantise"]
+__all__ = ["map_boxes", "predict_block"]
+
+Maps = tuple[NDArray[np.float32], ...]
 
 
 def predict_block(
     rgb: NDArray[np.uint8], index: Index, wanted: bytes | None, *, model: ModelRef, level_grid: Grid
-) -> NDArray[np.float32]:
-    """Give the scores ``(c, y, x)`` float32 of block ``index`` of ``level_grid``.
+) -> Maps:
+    """Give the maps of block ``index`` of ``level_grid``: ``(c, y, x)`` float32 each.
 
-    ``rgb`` ``(y, x, 3)`` covers ``model.frame.around(level_grid.box(index))``. ``wanted`` has one
-    bit per patch that touches the block, row by row; unwanted patches are not predicted and
-    hold the least value of the model's range. None wants all.
+    ``rgb`` ``(y, x, 3)`` covers ``model.frame.around(level_grid.box(index))``; what each map
+    covers is in `map_boxes`. ``wanted`` has one bit per patch that has a part in the block,
+    row by row; where no patch is predicted the maps are NaN. None wants all.
+
+    Raises `ModelError` where a value is not finite, with the place.
     """
     l_box = level_grid.box(index)
     l_outer = model.frame.around(l_box)
-    patches = Grid(level_grid.shape, model.core)
-    todo = list(_selected(list(patches.touching(l_box)), wanted))
-    o_box = l_box.divided(model.stride)
-    scores = np.full((model.channels, *o_box.shape), model.value_range[0], np.float32)
-    for first in range(0, len(todo), model.batch):
-        chosen = [patches.whole(patch) for patch in todo[first : first + model.batch]]
-        o_chosen = [box.divided(model.stride) for box in chosen]
-        given = [box.expanded(model.halo) for box in chosen]
-        # Unnamed, so that neither input nor output of a batch is held while the next one is run:
-        # the runtime's arena would grow for it.
-        _place(
-            run_batch(model, _batch(rgb, l_outer, given, model), len(given)),
-            o_chosen,
-            scores,
-            o_box,
-        )
-    return scores
+    patches = Grid(level_grid.shape, model.step)
+    cells = [
+        patches.whole(patch)
+        for patch in _selected(list(patches.touching(model.predicted_for(l_box))), wanted)
+    ]
+    boxes = map_boxes(model, l_box, level_grid.shape)
+    stitched = [_Stitched.empty(*each, model) for each in zip(model.maps, boxes, strict=True)]
+    ways = symmetries(model.tta)
+    share = np.float32(1 / (len(model.members) * len(ways)))
+    # One member after the other over the whole block: each with batches of its own size, and
+    # every pixel's sum in one order, whatever the blocks and batches are.
+    for number, member in enumerate(model.members):
+        size = session_batch(member)
+        for first in range(0, len(cells), size):
+            chosen = cells[first : first + size]
+            batch = input_buffer(member)
+            given = (cell.expanded(model.halo) for cell in chosen)
+            seen = [
+                patch_pixels(rgb, l_outer, box, level_grid.shape, member.border) for box in given
+            ]
+            fill_batch(batch, seen, member)
+            for way in ways:
+                is_first = number == 0 and way is ways[0]
+                _place(stitched, _run(member, model, batch, chosen, way), chosen, share, is_first)
+    return tuple(each.finished() for each in stitched)
 
 
-def quantise(
-    scores: NDArray[np.float32],
-    _index: Index,
-    _value: None,
-    *,
-    stored_as: str,
-    value_range: tuple[float, float],
-) -> NDArray[Any]:
-    """Give scores as they are stored: uint8 spans ``value_range``, float types as they are.
+def map_boxes(model: ModelRef, l_box: Box, l_plane: Shape) -> tuple[Box, ...]:
+    """Give what each map of a block covers, in its own pixels."""
+    return tuple(
+        l_box.expanded(each.reach).clipped(l_plane).divided(each.stride) for each in model.maps
+    )
 
-    Raises `ModelError` where a score lies outside the range by more than half a step: it
-    would be stored as something it is not.
-    """
-    if np.dtype(stored_as) != np.uint8:
-        return _as_float(scores, stored_as)
-    low, high = value_range
-    steps = (scores - np.float32(low)) * np.float32(255 / (high - low))
-    if steps.size and (steps.min() < -0.5 or steps.max() > 255.5):
+
+@dataclass(frozen=True, slots=True)
+class _Stitched:
+    """A map that is being put together; averages also keep the sum of their weights."""
+
+    map: MapRef
+    o_box: Box
+    total: NDArray[np.float32]
+    weight: NDArray[np.float32] | None
+    patch_weight: NDArray[np.float32] | None
+
+    @classmethod
+    def empty(cls, ref: MapRef, o_box: Box, model: ModelRef) -> _Stitched:
+        shape = (ref.channels, *o_box.shape)
+        if model.method == "crop":
+            return cls(ref, o_box, np.full(shape, np.nan, np.float32), None, None)
+        weights = patch_weights(model.method, model.patch // ref.stride)
+        weight = np.zeros(o_box.shape, np.float32)
+        return cls(ref, o_box, np.zeros(shape, np.float32), weight, weights)
+
+    def add(self, patch: NDArray[np.float32], cell: Box, *, first: bool) -> None:
+        """Add what a patch says, whose cell is given in input pixels.
+
+        Of a cropped patch the middle counts, as large as its cell; a graph may give that only.
+        """
+        box = cell.divided(self.map.stride)
+        covered = box.expanded((patch.shape[-1] - box.height) // 2)
+        part = (box if self.patch_weight is None else covered).intersection(self.o_box)
+        if not part.area:
+            return
+        rows, columns = part.within(covered)
+        here = part.within(self.o_box)
+        values = patch[:, rows, columns]
+        if self.patch_weight is None or self.weight is None:
+            if first:
+                self.total[(slice(None), *here)] = values
+            else:
+                self.total[(slice(None), *here)] += values
+            return
+        weights = self.patch_weight[rows, columns]
+        self.total[(slice(None), *here)] += values * weights
+        if first:
+            self.weight[here] += weights
+
+    def finished(self) -> NDArray[np.float32]:
+        """Give the map; NaN where no patch has a part."""
+        if self.weight is not None:
+            with np.errstate(invalid="ignore"):  # 0 / 0, where nothing was predicted
+                self.total[...] /= self.weight
+        return self.total
+
+
+def _place(
+    stitched: Sequence[_Stitched],
+    given: list[NDArray[np.float32]],
+    cells: Sequence[Box],
+    share: np.float32,
+    first: bool,
+) -> None:
+    for values, into in zip(given, stitched, strict=True):
+        shared = values if share == 1 else values * share
+        for patch, cell in zip(shared, cells, strict=True):
+            into.add(patch, cell, first=first)
+
+
+def _run(
+    member: SessionRef,
+    model: ModelRef,
+    batch: NDArray[np.float32],
+    cells: Sequence[Box],
+    way: Symmetry,
+) -> list[NDArray[np.float32]]:
+    try:
+        given = run_batch(member, model.maps, way.of_batch(batch, member.layout), len(cells))
+    except NotFinite as error:
+        cell = cells[error.patch]
         raise ModelError(
-            f"scores from {scores.min():g} to {scores.max():g} do not fit "
-            f"{low:g} to {high:g}; set the card's activation or range, or output.dtype: float32"
-        )
-    # In place: as floats, the scores of a block are the largest thing there is.
-    np.clip(steps, 0, 255, out=steps)
-    np.rint(steps, out=steps)
-    stored: NDArray[np.uint8] = steps.astype(np.uint8)
-    return stored
-
-
-def _as_float(scores: NDArray[np.float32], stored_as: str) -> NDArray[Any]:
-    limit = float(np.finfo(stored_as).max)
-    if scores.size and np.abs(scores).max() > limit:
-        raise ModelError(
-            f"scores from {scores.min():g} to {scores.max():g} do not fit "
-            f"{stored_as}, which ends at {limit:g}; set output.dtype: float32"
-        )
-    return np.asarray(scores, np.dtype(stored_as))
+            f"{member.onnx}: output {error.output} is NaN or infinite in the patch around "
+            f"x {cell.x + cell.width // 2}, y {cell.y + cell.height // 2} of what the model sees"
+        ) from error
+    return [way.undone(values) for values in given]
 
 
 def _selected(patches: Sequence[Index], wanted: bytes | None) -> Iterator[Index]:
@@ -95,38 +160,3 @@ def _selected(patches: Sequence[Index], wanted: bytes | None) -> Iterator[Index]
         return iter(patches)
     bits = np.unpackbits(np.frombuffer(wanted, np.uint8), count=len(patches))
     return (patch for patch, bit in zip(patches, bits, strict=True) if bit)
-
-
-def _batch(
-    rgb: NDArray[np.uint8], l_outer: Box, boxes: Sequence[Box], model: ModelRef
-) -> NDArray[np.float32]:
-    """Give the model's input for patches at ``boxes``, filled up to its fixed batch size."""
-    batch = np.zeros((model.batch, model.patch, model.patch, 3), np.float32)
-    for place, box in zip(batch, boxes, strict=False):
-        place[:] = rgb[box.within(l_outer)]
-    used = batch[: len(boxes)]
-    used *= np.float32(model.scale)
-    if any(model.mean):
-        used -= np.asarray(model.mean, np.float32)
-    if any(std != 1 for std in model.std):
-        used /= np.asarray(model.std, np.float32)
-    if model.order == "BGR":
-        batch = batch[..., ::-1]
-    if model.layout == "NCHW":
-        batch = batch.transpose(0, 3, 1, 2)
-    return np.ascontiguousarray(batch)
-
-
-def _place(
-    values: NDArray[np.float32], chosen: Sequence[Box], scores: NDArray[np.float32], o_box: Box
-) -> None:
-    """Put a batch's output into ``scores``, which cover ``o_box``.
-
-    What is kept of each patch is the middle of its values, as large as its box in ``chosen``;
-    a graph may give the middle only.
-    """
-    margin = (values.shape[-1] - chosen[0].height) // 2
-    for box, patch in zip(chosen, values, strict=True):
-        part = box.intersection(o_box)
-        rows, columns = part.within(box.expanded(margin))
-        scores[(slice(None), *part.within(o_box))] = patch[:, rows, columns]

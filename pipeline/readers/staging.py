@@ -1,8 +1,9 @@
-"""Local copies of remote slides, for libraries that read only files.
+"""Local copies of remote slides and models, for libraries that read only files.
 
 The copies lie in one folder (`CACHE_VARIABLE`, else the user's cache folder) that holds up to
-`SIZE_VARIABLE` gigabytes; what was used longest ago goes first. A slide is a folder there, named
-after its URL and version, filled under another name and renamed when it is whole.
+`SIZE_VARIABLE` gigabytes; what was used longest ago goes first, and what has not the name of a copy
+is left alone. A slide is a folder there, named after its URL and version, filled under another
+name and renamed when it is whole.
 
 Locks are the kernel's, on the folders themselves, so that they end with their process: whoever
 copies has its folder alone, whoever reads shares it, and what is locked is not removed.
@@ -14,11 +15,12 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
 import shutil
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +30,16 @@ from pipeline.readers.companions import files_of
 from pipeline.readers.remote import PIECE, RemoteBytes
 from pipeline.urls import is_url, shown
 
-__all__ = ["CACHE_VARIABLE", "SIZE_VARIABLE", "StagedFile", "stage"]
+__all__ = [
+    "CACHE_VARIABLE",
+    "SIZE_VARIABLE",
+    "StagedFile",
+    "as_size",
+    "cache_folder",
+    "hold_copy",
+    "stage",
+    "write_whole",
+]
 
 CACHE_VARIABLE = "WSI_PIPELINE_CACHE"
 """Names the folder of the copies."""
@@ -39,6 +50,7 @@ SIZE_VARIABLE = "WSI_PIPELINE_CACHE_GB"
 DEFAULT_GB = 50.0
 
 _PARTIAL = ".partial"
+_OURS = re.compile(r"[0-9a-f]{24,64}(\.partial)?")
 _LOOK_AGAIN_S = 0.1
 _TOGETHER = 2
 
@@ -76,14 +88,31 @@ def stage(path: str) -> StagedFile:
         return StagedFile(path)
     name, files = files_of(path)
     total = sum(file.size for file in files.values())
-    cache = _cache()
+    cache = cache_folder()
+
+    def fill(folder: Path) -> None:
+        for relative, file in files.items():
+            write_whole(folder / relative, file)
+
     entry = cache / _entry_name(path, files)
-    how = "read from the copy made before"
+    held, new = hold_copy(shown(path), entry, total, fill)
+    how = f"{'copied whole' if new else 'read from the copy made before'} ({as_size(total)})"
+    return StagedFile(str(entry / name), total, f"{how} in {cache}", [held])
+
+
+def hold_copy(name: str, entry: Path, total: int, fill: Callable[[Path], None]) -> tuple[int, bool]:
+    """Give a folder in the cache, filled if it is not there: what holds it, and whether it is new.
+
+    While the descriptor is open, the folder stays. ``fill`` is given another folder, which becomes
+    ``entry`` if it succeeds, and of which nothing is kept if it fails; ``total`` bytes need to fit.
+    Raises `SlideError` where there is no room, and what ``fill`` raises.
+    """
+    new = False
     try:
         while (held := _hold(entry)) is None:
-            held = _copy(shown(path), files, entry, total)
+            held = _copy(name, entry, total, fill)
             if held is not None:
-                how = "copied whole"
+                new = True
                 break
         with suppress(PermissionError):  # another user's copy
             os.utime(entry)
@@ -91,13 +120,14 @@ def stage(path: str) -> StagedFile:
         raise
     except OSError as error:
         raise SlideError(
-            f"{shown(path)}: cannot be copied into {cache}: {error.strerror}; free "
-            f"{_as_text(total)} there, or set {CACHE_VARIABLE} to another folder"
+            f"{name}: cannot be copied into {entry.parent}: {error.strerror}; free "
+            f"{as_size(total)} there, or set {CACHE_VARIABLE} to another folder"
         ) from error
-    return StagedFile(str(entry / name), total, f"{how} ({_as_text(total)}) in {cache}", [held])
+    return held, new
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Give the folder of the copies."""
     told = os.environ.get(CACHE_VARIABLE)
     if told:
         folder = Path(told).expanduser()
@@ -120,7 +150,7 @@ def _entry_name(path: str, files: Mapping[str, RemoteBytes]) -> str:
     return hashlib.sha256(f"{shown(path)} {versions}".encode()).hexdigest()[:24]
 
 
-def _copy(name: str, files: Mapping[str, RemoteBytes], entry: Path, total: int) -> int | None:
+def _copy(name: str, entry: Path, total: int, fill: Callable[[Path], None]) -> int | None:
     """Make the copy and give what holds it; None where another was or is at it."""
     partial = entry.with_name(entry.name + _PARTIAL)
     partial.mkdir(parents=True, exist_ok=True)
@@ -134,22 +164,24 @@ def _copy(name: str, files: Mapping[str, RemoteBytes], entry: Path, total: int) 
         if entry.exists():  # finished between our looking and locking
             return None
         _make_room(name, entry.parent, total)
-        _log.info("%s: copying %s into %s", name, _as_text(total), entry.parent)
-        for relative, file in files.items():
-            _fill(partial / relative, file)
+        _log.info("%s: copying %s into %s", name, as_size(total), entry.parent)
+        fill(partial)
         partial.rename(entry)
         _lock(alone, fcntl.LOCK_SH)
         failing.pop_all()
     return alone
 
 
-def _fill(path: Path, file: RemoteBytes) -> None:
+def write_whole(path: Path, file: RemoteBytes, tell: Callable[[int], None] | None = None) -> None:
+    """Write all of a remote file; ``tell`` is told how many bytes are there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as out:
         for start in range(0, file.size, _TOGETHER * PIECE):
             stop = min(start + _TOGETHER * PIECE, file.size)
             pieces = [(at, min(PIECE, stop - at)) for at in range(start, stop, PIECE)]
             out.writelines(file.read_many(pieces))
+            if tell is not None:
+                tell(stop)
 
 
 def _make_room(name: str, cache: Path, total: int) -> None:
@@ -157,10 +189,11 @@ def _make_room(name: str, cache: Path, total: int) -> None:
     most = _most_bytes()
     if total > most:
         raise SlideError(
-            f"{name}: {_as_text(total)} to copy are more than the {_as_text(most)} that {cache} "
+            f"{name}: {as_size(total)} to copy are more than the {as_size(most)} that {cache} "
             f"may hold; set {SIZE_VARIABLE} to more"
         )
-    entries = sorted(filter(None, map(_looked_at, cache.iterdir())))
+    ours = [entry for entry in cache.iterdir() if _OURS.fullmatch(entry.name)]
+    entries = sorted(filter(None, map(_looked_at, ours)))
     held = sum(size for _, _, size, _ in entries)
     for whole, _, size, entry in entries:
         short = held + total > most or shutil.disk_usage(cache).free < total
@@ -169,8 +202,8 @@ def _make_room(name: str, cache: Path, total: int) -> None:
     free = shutil.disk_usage(cache).free
     if held + total > most or free < total:
         raise SlideError(
-            f"{name}: no room to copy {_as_text(total)}: {cache} holds {_as_text(held)} in use of "
-            f"{_as_text(most)}, its disk has {_as_text(free)} free; set {SIZE_VARIABLE} to more, "
+            f"{name}: no room to copy {as_size(total)}: {cache} holds {as_size(held)} in use of "
+            f"{as_size(most)}, its disk has {as_size(free)} free; set {SIZE_VARIABLE} to more, "
             f"or {CACHE_VARIABLE} to another folder"
         )
 
@@ -226,10 +259,10 @@ def _looked_at(entry: Path) -> tuple[bool, float, int, Path] | None:
         return None
 
 
-def _as_text(size: int) -> str:
+def as_size(size: int) -> str:
     """Give bytes for people.
 
-    >>> _as_text(21_700_000), _as_text(4_200_000_000)
+    >>> as_size(21_700_000), as_size(4_200_000_000)
     ('21.7 MB', '4.2 GB')
     """
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

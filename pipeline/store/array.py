@@ -17,10 +17,10 @@ from pipeline.geometry import Box, Grid, Index, Shape
 from pipeline.handles import Pool
 from pipeline.readers.zarr_stores import zarr_at
 from pipeline.store.damage import tells_the_store
-from pipeline.store.layout import ImageLayout, Layout
+from pipeline.store.layout import ArrayLayout, ImageLayout
 from pipeline.store.shards import decode_shard, encode_shard
 
-__all__ = ["StoredArray", "done", "drop", "halve", "image_outputs", "keys", "outputs"]
+__all__ = ["StoredArray", "done", "drop", "halve", "image_outputs", "keys", "outputs", "thin"]
 
 _ROWS = 64
 
@@ -28,6 +28,8 @@ _ROWS = 64
 @dataclass(frozen=True, slots=True)
 class StoredArray:
     """The token of one ``(c, y, x)`` output array: a `Source` and a `Target`.
+
+    A ``flat`` one is stored as ``(y, x)``, as labels are, and has one channel here.
 
     It holds whatever the array's metadata hold, so that an array which was made anew with
     other blocks is another token and no process goes on with the old one. ``chunk`` is the side
@@ -43,6 +45,7 @@ class StoredArray:
     chunk: int
     background: float
     chunk_channels: int = 1
+    flat: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -104,12 +107,17 @@ class StoredArray:
         return (self.chunk_channels, self.chunk, self.chunk)
 
     def _key(self, index: Index) -> str:
-        return f"{self.name}/c/0/{index[0]}/{index[1]}"
+        return f"{self._prefix}{index[0]}/{index[1]}"
+
+    @property
+    def _prefix(self) -> str:
+        return f"{self.name}/c/" if self.flat else f"{self.name}/c/0/"
 
     def _read_inside(self, array: Any, inside: Box) -> NDArray[Any]:
         whole = [self.grid.box(index) for index in self.grid.touching(inside)]
         if sum(block.area for block in whole) != inside.area:
-            values: NDArray[Any] = array[(slice(None), *inside.within(Box(0, 0, *self.plane)))]
+            place = inside.within(Box(0, 0, *self.plane))
+            values: NDArray[Any] = array[place][None] if self.flat else array[(slice(None), *place)]
             return values
         # Whole blocks, as the level above is made of: each is one object, decoded here.
         values = np.empty((self.channels, *inside.shape), self.kind)
@@ -133,20 +141,22 @@ def _open_array(ref: StoredArray) -> Any:
 _arrays: Pool[StoredArray, Any] = Pool(_open_array, size=32)
 
 
-def outputs(path: str, layout: Layout) -> tuple[StoredArray, ...]:
-    """Give the tokens of the output's levels, finest first; nothing is opened."""
+def outputs(path: str, array: ArrayLayout) -> tuple[StoredArray, ...]:
+    """Give the tokens of an output's levels, finest first; nothing is opened."""
     return tuple(
         StoredArray(
             store=path,
-            name=str(i),
+            name=array.path(level),
             plane=grid.shape,
-            channels=len(layout.channels),
-            kind=layout.dtype,
+            channels=1 if array.kind == "labels" else len(array.channels),
+            kind=array.dtype,
             block=grid.cell,
-            chunk=layout.chunk,
-            background=layout.window[0],
+            chunk=array.chunk,
+            background=array.fill,
+            chunk_channels=array.chunk_channels,
+            flat=array.kind == "labels",
         )
-        for i, grid in enumerate(layout.grids)
+        for level, grid in enumerate(array.grids)
     )
 
 
@@ -171,7 +181,7 @@ def image_outputs(path: str, layout: ImageLayout) -> tuple[StoredArray, ...]:
 @tells_the_store
 def done(array: StoredArray) -> set[Index]:
     """Give the blocks of ``array`` that are stored."""
-    prefix = f"{array.name}/c/0/"
+    prefix = array._prefix  # noqa: SLF001 - its own module
     parts = (key.removeprefix(prefix).split("/") for key in keys(array.store, prefix))
     return {(int(p[0]), int(p[1])) for p in parts if len(p) == 2 and "".join(p).isdigit()}
 
@@ -181,7 +191,7 @@ def drop(array: StoredArray, indices: Iterable[Index]) -> None:
     """Remove blocks, so that they are pending again."""
     root = zarr.open_group(zarr_at(array.store), mode="r+").store
     for i, j in indices:
-        sync(root.delete(f"{array.name}/c/0/{i}/{j}"))
+        sync(root.delete(array._key((i, j))))  # noqa: SLF001 - its own module
 
 
 def halve(values: NDArray[Any], _index: Index, _value: None) -> NDArray[Any]:
@@ -200,6 +210,15 @@ def halve(values: NDArray[Any], _index: Index, _value: None) -> NDArray[Any]:
             rows = values[channel, 2 * y : 2 * (y + _ROWS)]
             half[channel, y : y + _ROWS] = _means(rows)
     return half
+
+
+def thin(values: NDArray[Any], _index: Index, _value: None) -> NDArray[Any]:
+    """Take the first of every 2 x 2 of ``(c, y, x)`` labels: an average of labels is none.
+
+    >>> thin(np.array([[[5, 1, 9], [1, 1, 9]]], np.uint8), (0, 0), None)
+    array([[[5, 9]]], dtype=uint8)
+    """
+    return np.ascontiguousarray(values[:, ::2, ::2])
 
 
 def _means(rows: NDArray[Any]) -> NDArray[Any]:

@@ -14,12 +14,22 @@ from zarr.core.sync import sync
 
 from pipeline import places
 from pipeline.errors import StaleStoreError, StoreError
-from pipeline.ngff import ATTRIBUTE, VERSION, Placement, image_metadata, label_metadata
+from pipeline.ngff import (
+    ATTRIBUTE,
+    FIRST,
+    PALETTE,
+    VERSION,
+    Placement,
+    image_metadata,
+    label_metadata,
+)
 from pipeline.readers.zarr_stores import zarr_at
-from pipeline.store.array import StoredArray, keys
+from pipeline.store.array import keys
 from pipeline.store.damage import tells_the_store
-from pipeline.store.layout import LABEL_CHUNK, Layout
+from pipeline.store.labels import write_label
+from pipeline.store.layout import ArrayLayout, Layout
 from pipeline.store.shards import COMPRESSOR
+from pipeline.store.tables import FOLDER
 from pipeline.urls import is_url, stem
 
 __all__ = [
@@ -29,15 +39,11 @@ __all__ = [
     "begun",
     "commit",
     "look",
-    "read_coverage",
-    "read_placements",
-    "read_tissue",
-    "stored_outputs",
     "sweep",
     "withdraw",
 ]
 
-FORMAT = 1
+FORMAT = 2
 """Version of what is in the ``wsi_pipeline`` attribute."""
 
 _PARTIAL = ".partial"
@@ -60,31 +66,53 @@ def begin(
         return
     # Arrays first, settings last: a store killed in between has no settings and is remade.
     group = zarr.open_group(zarr_at(path), mode="w", attributes={ATTRIBUTE: {"format": FORMAT}})
-    for grid, name in zip(layout.grids, map(str, range(len(layout.grids))), strict=True):
-        group.create_array(
-            name,
-            shape=(len(layout.channels), *grid.shape),
-            dtype=layout.dtype,
-            chunks=(1, layout.chunk, layout.chunk),
-            shards=(len(layout.channels), grid.cell, grid.cell),
-            compressors=COMPRESSOR,
-            fill_value=layout.window[0],
-            dimension_names=("c", "y", "x"),
-        )
+    for array in layout.arrays:
+        _create(group, array)
     group.create_array(
         "coverage", shape=layout.grid.counts, dtype="uint8", chunks=layout.grid.counts
     )
-    _write_tissue(group, layout, tissue)
+    group.require_group("labels").attrs["ome"] = {"version": VERSION, "labels": []}
+    write_label(path, "tissue", tissue.astype(np.uint8), layout, {1: ("tissue", PALETTE[2])})
+    for name in layout.tables:  # or zarr would warn of folders that are no groups
+        group.require_group(f"{FOLDER}/{name}")
     group.attrs.update(
         {
             ATTRIBUTE: {
                 "format": FORMAT,
                 "settings": dict(settings),
                 "provenance": dict(provenance),
-                "channels": list(layout.channels),
+                "outputs": [_described(array) for array in layout.arrays],
+                "tables": list(layout.tables),
             }
         }
     )
+
+
+def _create(group: zarr.Group, array: ArrayLayout) -> None:
+    # Labels are planes; anything else has channels.
+    first = 1 if array.kind == "labels" else 0
+    channels = len(array.channels)
+    for level, grid in enumerate(array.grids):
+        group.create_array(
+            array.path(level),
+            shape=(channels, *grid.shape)[first:],
+            dtype=array.dtype,
+            chunks=(array.chunk_channels, array.chunk, array.chunk)[first:],
+            shards=(channels, grid.cell, grid.cell)[first:],
+            compressors=COMPRESSOR,
+            fill_value=array.fill,
+            dimension_names=("c", "y", "x")[first:],
+        )
+
+
+def _described(array: ArrayLayout) -> dict[str, Any]:
+    return {
+        "name": array.name,
+        "kind": array.kind,
+        "folder": array.folder,
+        "channels": list(array.channels),
+        "values": list(array.values),
+    }
 
 
 def begun(path: str, settings: Mapping[str, Any], kind: str | None = None) -> bool:
@@ -120,8 +148,33 @@ def commit(
     sweep(path)
     own: Any = group.attrs[ATTRIBUTE]
     group.attrs[ATTRIBUTE] = {**own, **record}
-    levels = Placement.pyramid(layout.mpp, layout.step, len(layout.grids), layout.origin)
-    group.attrs["ome"] = image_metadata(stem(path), levels, layout.channels, layout.window)
+    ome: dict[str, Any] = {"version": VERSION}
+    for array in layout.arrays:
+        described = _metadata(array, layout, stem(path))
+        if not array.folder:
+            ome = described
+        else:
+            group.require_group(array.folder).attrs["ome"] = described
+    labels = group.require_group("labels")
+    there: Any = labels.attrs["ome"]
+    names = [array.name for array in layout.arrays if array.kind == "labels"]
+    own = [name for name in there["labels"] if name not in names]
+    labels.attrs["ome"] = {"version": VERSION, "labels": [*own, *names]}
+    group.attrs["ome"] = ome
+
+
+def _metadata(array: ArrayLayout, layout: Layout, name: str) -> dict[str, Any]:
+    levels = Placement.pyramid(layout.mpp, array.step, array.levels, layout.origin)
+    if array.kind != "labels":
+        title = array.name if array.folder else name
+        return image_metadata(title, levels, array.channels, array.window, array.colours)
+    colours = array.colours or PALETTE
+    meanings = {
+        value: (channel, colours[i % len(colours)])
+        for i, (value, channel) in enumerate(zip(array.values, array.channels, strict=True))
+        if value
+    }
+    return label_metadata(array.name, levels, meanings, FIRST)
 
 
 def sweep(path: str) -> None:
@@ -162,59 +215,11 @@ def look(path: str) -> Look | None:
     if not isinstance(own, dict):
         raise StoreError(f"{path}: a zarr group of another program; move it away")
     if own.get("format") != FORMAT:
-        raise StoreError(f"{path}: store format {own.get('format')}, this version knows {FORMAT}")
-    return Look(own.get("settings"), "ome" in attributes, own)
-
-
-@tells_the_store
-def stored_outputs(path: str) -> tuple[StoredArray, ...]:
-    """Give the tokens of a store's levels, finest first, from its own metadata."""
-    group = zarr.open_group(zarr_at(path), mode="r")
-    arrays = sorted(
-        ((name, array) for name, array in group.arrays() if name.isdigit()),
-        key=lambda found: int(found[0]),
-    )
-    return tuple(
-        StoredArray(
-            store=path,
-            name=name,
-            plane=(array.shape[1], array.shape[2]),
-            channels=array.shape[0],
-            kind=str(array.dtype),
-            block=(array.shards or array.chunks)[1],
-            chunk=array.chunks[1],
-            background=float(array.fill_value),
-            chunk_channels=array.chunks[0],
+        raise StoreError(
+            f"{path}: store format {own.get('format')}, this version knows {FORMAT}; name another "
+            "place, or move it away"
         )
-        for name, array in arrays
-    )
-
-
-@tells_the_store
-def read_placements(path: str) -> tuple[Placement, ...]:
-    """Give where each committed level lies, as the store's metadata say.
-
-    ``path`` may be that of a label in it, whose metadata are the same.
-    """
-    ome: Any = zarr.open_group(zarr_at(path), mode="r").attrs.get("ome")
-    if ome is None:
-        raise StoreError(f"{path}: is not finished; run again")
-    return tuple(
-        Placement.parse(dataset["coordinateTransformations"])
-        for dataset in ome["multiscales"][0]["datasets"]
-    )
-
-
-@tells_the_store
-def read_coverage(path: str) -> NDArray[np.uint8]:
-    """Give the committed coverage ``(rows, columns)``."""
-    return np.asarray(zarr.open_array(zarr_at(path), path="coverage", mode="r")[:], np.uint8)
-
-
-@tells_the_store
-def read_tissue(path: str) -> NDArray[np.bool_]:
-    """Give the tissue mask ``(y, x)`` the store was begun with."""
-    return np.asarray(zarr.open_array(zarr_at(path), path="labels/tissue/0", mode="r")[:], bool)
+    return Look(own.get("settings"), "ome" in attributes, own)
 
 
 def _only_leftovers(folder: Path) -> bool:
@@ -231,28 +236,3 @@ def _check_settings(path: str, was: Mapping[str, Any], now: Mapping[str, Any]) -
                 f"{path}: was begun with {name} = {before!r}, now {name} = {after!r}; "
                 "use another output directory, remove the store, or set it back"
             )
-
-
-def _write_tissue(group: zarr.Group, layout: Layout, mask: NDArray[np.bool_]) -> None:
-    """Write the mask as a label image of as many levels as the image has, as OME-Zarr asks."""
-    labels = group.create_group("labels")
-    labels.attrs["ome"] = {"version": VERSION, "labels": ["tissue"]}
-    tissue = labels.create_group("tissue")
-    level = mask.astype(np.uint8)
-    for i in range(len(layout.grids)):
-        array = tissue.create_array(
-            str(i),
-            shape=level.shape,
-            dtype="uint8",
-            chunks=tuple(min(n, LABEL_CHUNK) for n in level.shape),
-            compressors=COMPRESSOR,
-            dimension_names=("y", "x"),
-        )
-        array[:] = level
-        # The largest of 2 x 2: an average of labels is not a label.
-        even = np.pad(level, [(0, n % 2) for n in level.shape])
-        level = even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2).max(axis=(1, 3))
-    levels = Placement.pyramid(
-        layout.mpp, layout.label_step, len(layout.grids), layout.label_origin
-    )
-    tissue.attrs["ome"] = label_metadata("tissue", levels)

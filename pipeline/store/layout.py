@@ -5,10 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-from pipeline.geometry import Grid, Shape, ceil_div
+import numpy as np
+
+from pipeline.geometry import Grid, Shape
 from pipeline.ngff import Placement
 
-__all__ = ["LABEL_CHUNK", "SMALLEST", "Coverage", "ImageLayout", "Layout", "halvings"]
+__all__ = [
+    "LABEL_CHUNK",
+    "SMALLEST",
+    "ArrayLayout",
+    "Coverage",
+    "ImageLayout",
+    "Layout",
+    "halvings",
+]
 
 SMALLEST = 512
 """A pyramid ends with a level whose longer side is at most that."""
@@ -27,43 +37,101 @@ class Coverage(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """The shape of one slide's results.
+class ArrayLayout:
+    """The shape of one output that is stored as an array.
 
-    ``grid`` is the plane of the finest output and its blocks; ``mpp`` um per level-0 pixel
-    and ``step`` level-0 pixels per output pixel, both ``(y, x)``; ``origin`` is where the corner
-    of the first one lies, in level-0 pixels. ``label_step``, ``label_shape`` and
-    ``label_origin`` are the tissue mask's. ``window`` is the least and the greatest value
-    that is stored; background reads as the least.
+    ``folder`` is where its levels are in the group, "" for those of the group's own image.
+    ``grid`` is the plane of the finest level and its blocks, ``step`` level-0 pixels per pixel
+    of it. Labels are ``(y, x)``, anything else ``(c, y, x)``. ``window`` is the least and the
+    greatest value that is stored, ``fill`` what is read where nothing is. ``levels`` is how many
+    there are, each half of the one before.
     """
 
+    name: str
+    folder: str
+    kind: str
     grid: Grid
+    step: tuple[float, float]
     chunk: int
     dtype: str
     channels: tuple[str, ...]
+    colours: tuple[str, ...]
+    values: tuple[int, ...]
+    window: tuple[float, float]
+    fill: float
+    levels: int
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """The plane and blocks of every level, finest first."""
+        return tuple(_levels(self.grid, self.levels))
+
+    @property
+    def chunk_channels(self) -> int:
+        """Channels in a chunk: one of scores, all of the features of a patch."""
+        return len(self.channels) if self.kind == "features" else 1
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of a block before compression, with its share of the coarser levels."""
+        channels = 1 if self.kind == "labels" else len(self.channels)
+        finest = self.grid.cell**2 * channels * np.dtype(self.dtype).itemsize
+        return finest if self.levels == 1 else finest * 4 // 3
+
+    def path(self, level: int) -> str:
+        """Give the path of a level in the group."""
+        return f"{self.folder}/{level}" if self.folder else str(level)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The shape of one slide's results.
+
+    ``grid`` is the plane of what the model sees and its blocks; ``mpp`` um per level-0 pixel,
+    ``(y, x)``; ``origin`` where the corner of the first pixel lies, in level-0 pixels.
+    ``label_step``, ``label_shape`` and ``label_origin`` are the tissue mask's. ``tables`` are
+    the names of what is stored as tables.
+    """
+
+    grid: Grid
     mpp: tuple[float, float]
-    step: tuple[float, float]
+    arrays: tuple[ArrayLayout, ...]
     label_step: tuple[float, float]
     label_shape: Shape
-    window: tuple[float, float]
-    smallest: int = SMALLEST
+    tables: tuple[str, ...] = ()
     origin: tuple[float, float] = (0.0, 0.0)
     label_origin: tuple[float, float] = (0.0, 0.0)
 
     @property
-    def grids(self) -> tuple[Grid, ...]:
-        """The plane and blocks of every level of the output, finest first."""
-        return halvings(self.grid, self.smallest)
+    def image(self) -> ArrayLayout | None:
+        """What the group itself is an image of; None where no output is one."""
+        return next((each for each in self.arrays if not each.folder), None)
+
+    @property
+    def label_levels(self) -> int:
+        """Levels of the tissue mask: as many as the image has, as OME-Zarr asks."""
+        return self.image.levels if self.image else 1
 
     @property
     def fixed_files(self) -> int:
-        """Objects that are no shard: metadata of groups and arrays, coverage, tissue chunks."""
-        levels = len(self.grids)
-        chunks, mask = 0, self.label_shape
-        for _ in range(levels):
-            chunks += Grid(mask, LABEL_CHUNK).size
-            mask = (ceil_div(mask[0], 2), ceil_div(mask[1], 2))
-        return 3 + 2 * levels + 2 + chunks
+        """Objects that are no block: metadata of groups and arrays, coverage, tissue chunks."""
+        mask = Grid(self.label_shape, LABEL_CHUNK)
+        chunks = sum(grid.size for grid in _levels(mask, self.label_levels))
+        folders = {"labels", "labels/tissue", *(f"objects/{name}" for name in self.tables)}
+        folders |= {"objects"} if self.tables else set()
+        for array in self.arrays:
+            parts = array.folder.split("/") if array.folder else []
+            folders |= {"/".join(parts[: i + 1]) for i in range(len(parts))}
+        arrays = sum(array.levels for array in self.arrays) + self.label_levels
+        # The group, and the coverage with its one chunk.
+        return 3 + len(folders) + arrays + chunks
+
+
+def _levels(grid: Grid, count: int) -> list[Grid]:
+    grids = [grid]
+    while len(grids) < count:
+        grids.append(grids[-1].halved())
+    return grids
 
 
 @dataclass(frozen=True, slots=True)

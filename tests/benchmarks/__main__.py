@@ -17,11 +17,15 @@ from pipeline.process import cores
 from tests.benchmarks import __doc__ as about
 from tests.benchmarks import remote
 from tests.benchmarks.jobs import JOBS, Job
+from tests.benchmarks.models import SHARED, shared_model
 from tests.benchmarks.rows import Row, remote_row, rows_of, run_rounds, table
 
 _SIZE, _QUICK = (20_000, 16_000), (5_000, 4_000)
 _REMOTE = "remote region"
-_VERSIONS = ("wsi-pipeline", "dask", "imagecodecs", "ngff-zarr", "numpy", "openslide-bin", "zarr")
+_VERSIONS = (
+    *("wsi-pipeline", "dask", "imagecodecs", "ngff-zarr", "numpy", "onnxruntime"),
+    *("openslide-bin", "zarr"),
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,6 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
             rows += _remote(asked, folder)
             continue
         job = JOBS[name]
+        if job.model is not None and shared_model(job.model) is None:
+            _say(f"{name}: left out: no {job.model} in the models of the folder {SHARED} names")
+            continue
         slide = _slide(asked, job, folder)
         _say(f"{name}: {slide.name}")
         found = run_rounds(job, slide, rounds=asked.repeats, cores=asked.cores, folder=folder)
@@ -94,12 +101,15 @@ def _slide(asked: argparse.Namespace, job: Job | None, folder: Path) -> Path:
     from pipeline.demo import write_demo
 
     mpp = 0.5 if job is None else job.mpp
-    path = Path(folder, f"demo-{asked.width}x{asked.height}-{mpp:g}um.svs")
+    width, height = asked.width, asked.height
+    if job is not None and job.most is not None:
+        width, height = min(width, job.most[0]), min(height, job.most[1])
+    path = Path(folder, f"demo-{width}x{height}-{mpp:g}um.svs")
     if asked.slide is not None and (job is None or job.any_slide):
         path = asked.slide
     elif not path.exists():
         _say(f"writing {path}")
-        write_demo(path, asked.width, asked.height, mpp=mpp)
+        write_demo(path, width, height, mpp=mpp)
     with path.open("rb") as file:
         while file.read(2**24):
             pass

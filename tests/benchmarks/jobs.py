@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tests.benchmarks import baselines, limits
 from tests.benchmarks.contenders import Contender, Run, Setting, write_sample
+from tests.benchmarks.predictions import bare_session, predicts
 
 __all__ = ["JOBS", "Job", "contender"]
 
@@ -97,7 +98,9 @@ def _count(block: NDArray[np.uint8]) -> NDArray[np.int64]:
 class Job:
     """Something to do: by us, by a limit if there is one, and by baselines.
 
-    ``mpp`` is that of the synthetic slide; ``any_slide`` says whether a user's will do as well.
+    ``mpp`` is that of the synthetic slide, ``most`` the most it may have of columns and rows:
+    few enough for a real network, and whole blocks, as many for each of two cores;
+    ``any_slide`` says whether a user's will do as well. ``model`` is a real model it needs.
     """
 
     name: str
@@ -106,6 +109,8 @@ class Job:
     baselines: tuple[tuple[str, Contender], ...] = ()
     mpp: float = 0.5
     any_slide: bool = True
+    model: str | None = None
+    most: tuple[int, int] | None = None
 
     @property
     def contenders(self) -> dict[str, Contender]:
@@ -139,6 +144,31 @@ JOBS = {
                 ("ngff-zarr", baselines.ngff_zarr_converts),
                 ("OpenSlide in processes, level 0 only", baselines.openslide_writes),
             ),
+        ),
+        Job(
+            "classify, ResNet-18",
+            predicts("resnet-18"),
+            ("bare session", bare_session("resnet-18")),
+            most=(8_192, 4_096),
+        ),
+        Job(
+            "dense, small U-Net",
+            predicts("u-net"),
+            ("bare session", bare_session("u-net")),
+            most=(8_960, 4_480),
+        ),
+        Job(
+            "dense, InstanSeg",
+            predicts("instanseg"),
+            ("bare session", bare_session("instanseg")),
+            most=(3_840, 1_920),
+            model="instanseg",
+        ),
+        Job(
+            "classify, FocusLiteNN",
+            predicts("focuslitenn"),
+            ("read level 0", read_level_0),
+            model="focuslitenn",
         ),
     )
 }

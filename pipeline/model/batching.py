@@ -1,0 +1,65 @@
+"""How many patches a session is run on at a time: measured where the card leaves it open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+
+__all__ = ["Choice", "candidates", "measured"]
+
+_LONG_S = 1.0
+"""What takes so long is not run again, and nothing larger is tried: it gains little any more."""
+
+_RUNS = 3
+_AS_GOOD = 1.03
+"""Of batches as fast as that the smallest is taken: it needs the least memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A number of patches per call, and how long each took."""
+
+    batch: int
+    seconds_per_patch: float
+
+
+def candidates(most: int) -> list[int]:
+    """Give the batch sizes worth trying: powers of two, and the most there may be.
+
+    Not 1, where there are others: of a matrix of one row ONNX Runtime makes its products by
+    another kernel, which adds up in another order. From 2 on a patch gets the same values to the
+    last bit in batches of any size, so that workers may choose differently.
+
+    >>> candidates(12), candidates(2), candidates(1)
+    ([2, 4, 8, 12], [2], [1])
+    """
+    if most <= 2:
+        return [most]
+    return [*(2**power for power in range(1, most.bit_length()) if 2**power < most), most]
+
+
+def measured(
+    run: Callable[[int], object], most: int, *, clock: Callable[[], float] = perf_counter
+) -> Choice:
+    """Give the smallest of `candidates` that takes at most 3 % longer per patch than the best.
+
+    ``run`` runs a batch of that many patches: once to warm up, then three times, of which the
+    fastest counts. One that takes more than a second is the last, and is not run again.
+    """
+    seen: list[Choice] = []
+    for batch in candidates(most):
+        warming = _seconds(run, batch, clock)
+        if warming > _LONG_S:
+            seen.append(Choice(batch, warming / batch))
+            break
+        fastest = min(_seconds(run, batch, clock) for _ in range(_RUNS))
+        seen.append(Choice(batch, fastest / batch))
+    best = min(each.seconds_per_patch for each in seen)
+    return next(each for each in seen if each.seconds_per_patch <= best * _AS_GOOD)
+
+
+def _seconds(run: Callable[[int], object], batch: int, clock: Callable[[], float]) -> float:
+    began = clock()
+    run(batch)
+    return clock() - began

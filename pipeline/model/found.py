@@ -1,0 +1,65 @@
+"""Where a model's card is: at a path, in a folder, beside an ONNX file, or in the package."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from pipeline.errors import ModelError
+
+__all__ = ["find_card"]
+
+BUILTIN = "builtin:"
+
+FOREIGN = ("rdf.yaml", "bioimageio.yaml", "config.json")
+"""How `pipeline.model.zoo` calls what it has instead of a card."""
+
+_NO_CARDS = ("environment.yaml", "environment.yml")
+"""What else lies in the folder of a bioimage.io model."""
+
+
+def find_card(path: str) -> Path:
+    """Give the card that a path means; see `pipeline.model.load.load_model`.
+
+    Raises `ModelError` where there is none, or more than one.
+    """
+    if path.startswith(BUILTIN):
+        return _builtin(path)
+    given = Path(path).expanduser().absolute()
+    if given.is_dir():
+        return _in_folder(given)
+    if given.suffix == ".onnx":
+        beside = given.with_suffix(".yaml")
+        if not beside.is_file():
+            raise ModelError(f"{given}: an ONNX file needs a card; write {beside.name} beside it")
+        return beside
+    if not given.is_file():
+        raise ModelError(f"{given}: no such model card; give a card, its folder or builtin:nuclei")
+    return given
+
+
+def _builtin(path: str) -> Path:
+    card = Path(str(files("pipeline.model.builtin"))) / f"{path.removeprefix(BUILTIN)}.yaml"
+    if not card.is_file():
+        known = ", ".join(sorted(f"{BUILTIN}{each.stem}" for each in card.parent.glob("*.yaml")))
+        raise ModelError(f"{path}: no such built-in model; there is {known}")
+    return card
+
+
+def _in_folder(folder: Path) -> Path:
+    """Give the one card in a folder, else what a model zoo has in its place."""
+    cards = sorted(
+        each
+        for each in [*folder.glob("*.yaml"), *folder.glob("*.yml")]
+        if each.name not in (*FOREIGN, *_NO_CARDS)
+    )
+    if len(cards) == 1:
+        return cards[0]
+    foreign = [folder / name for name in FOREIGN if (folder / name).is_file()]
+    if cards or len(foreign) != 1:
+        found = ", ".join(each.name for each in [*cards, *foreign]) or "none"
+        raise ModelError(
+            f"{folder}: a model folder holds one card (*.yaml, or {', '.join(FOREIGN)}); "
+            f"found {found}"
+        )
+    return foreign[0]

@@ -1,0 +1,70 @@
+"""The number of patches per call, by a clock that says what we want."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from pipeline.model.batching import Choice, candidates, measured
+
+
+class Machine:
+    """Runs batches in no time and says that they took what ``seconds`` gives."""
+
+    def __init__(self, seconds: Callable[[int], float], warming: float = 1) -> None:
+        self.runs: list[int] = []
+        self.now = 0.0
+        self._seconds = seconds
+        self._warming = warming
+
+    def run(self, batch: int) -> None:
+        first = batch not in self.runs
+        self.runs.append(batch)
+        self.now += self._seconds(batch) * (self._warming if first else 1)
+
+    def chosen(self, most: int) -> Choice:
+        return measured(self.run, most, clock=lambda: self.now)
+
+
+@pytest.mark.parametrize(
+    ("most", "tried"),
+    [(1, [1]), (2, [2]), (3, [2, 3]), (4, [2, 4]), (12, [2, 4, 8, 12]), (16, [2, 4, 8, 16])],
+)
+def test_powers_of_two_and_the_most_are_tried_but_not_one(most: int, tried: list[int]) -> None:
+    assert candidates(most) == tried
+    machine = Machine(lambda _: 0.01)
+    machine.chosen(most)
+    assert machine.runs == [batch for batch in tried for _ in range(4)]
+
+
+def test_the_fastest_per_patch_is_taken() -> None:
+    per_patch = {2: 0.5, 4: 0.25, 8: 0.375}
+    assert Machine(lambda n: n * per_patch[n] / 16).chosen(8) == Choice(4, 0.25 / 16)
+
+
+def test_of_those_within_three_percent_the_smallest_is_taken() -> None:
+    for each, batch in ((0.1029, 2), (0.104, 4)):
+        per_patch = {2: each, 4: 0.1005, 8: 0.1}
+        assert Machine(lambda n, t=per_patch: n * t[n]).chosen(8).batch == batch  # type: ignore[misc]
+
+
+def test_warming_up_does_not_count() -> None:
+    # The first run of each size takes ten times as long.
+    assert Machine(lambda _: 1 / 64, warming=8).chosen(4) == Choice(4, 1 / 256)
+
+
+def test_after_a_run_of_more_than_a_second_nothing_larger_is_tried() -> None:
+    machine = Machine(lambda n: 0.3 * n)
+    assert machine.chosen(64).batch == 2
+    assert machine.runs == [2] * 4 + [4]
+
+
+def test_a_run_of_more_than_a_second_counts_all_the_same() -> None:
+    assert Machine(lambda n: 0.7 + 0.1 * n).chosen(64).batch == 4
+
+
+def test_a_model_that_takes_seconds_is_run_once() -> None:
+    machine = Machine(lambda n: 5.0 * n)
+    assert machine.chosen(64) == Choice(2, 5.0)
+    assert machine.runs == [2]
