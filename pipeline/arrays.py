@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +15,7 @@ from pipeline.errors import SlideError
 from pipeline.geometry import Box, Frame, Grid, Index, Shape, ceil_div
 from pipeline.lazy import Source, map_blocks, read_blocks
 
-__all__ = ["BLOCK", "AsArrays"]
+__all__ = ["BLOCK", "AsArrays", "read_beyond"]
 
 BLOCK = 2048
 """The side of a block in pixels, before it is fitted to tiles or patches."""
@@ -63,6 +64,37 @@ class AsArrays:
     def reduced_where_readable(self: Placed, factor: int) -> da.Array:
         """Give the same with a fourth channel: 255 where the block was read, else 0 (in all)."""
         return _reduced(_WhereReadable(self), self.plane, factor)
+
+
+def read_beyond(
+    read: Callable[[Box], NDArray[np.uint8]],
+    box: Box,
+    plane: Shape,
+    background: tuple[int, int, int],
+) -> NDArray[np.uint8]:
+    """Give the pixels ``(y, x, 3)`` of a box that may leave the plane, where they are background.
+
+    ``read`` is asked for what lies within.
+    """
+    inside = box.clipped(plane)
+    if inside == box and box.area:
+        return read(box)
+    pixels = np.empty((*box.shape, 3), np.uint8)
+    if not inside.area:
+        _paint(pixels, background)
+        return pixels
+    rows, columns = inside.within(box)
+    # The margins alone: to paint colours is slower than to decode the pixels in between.
+    _paint(pixels[: rows.start], background)
+    _paint(pixels[rows.stop :], background)
+    _paint(pixels[rows, : columns.start], background)
+    _paint(pixels[rows, columns.stop :], background)
+    pixels[rows, columns] = read(inside)
+    return pixels
+
+
+def _paint(pixels: NDArray[np.uint8], colour: tuple[int, int, int]) -> None:
+    pixels[...] = colour[0] if len(set(colour)) == 1 else colour
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.arrays import BLOCK, AsArrays
+from pipeline.arrays import BLOCK, AsArrays, read_beyond
 from pipeline.errors import SlideError
 from pipeline.geometry import Box, Shape
 from pipeline.handles import Pool
@@ -198,14 +198,12 @@ class Level(AsArrays):
                 return self._read_with(reader, box)
 
     def _read_with(self, reader: Reader, box: Box) -> NDArray[np.uint8]:
-        inside = box.clipped(self.plane)
-        if inside == box:
-            return reader.read(self.index, self._in_file(box))
-        pixels = np.empty((*box.shape, 3), np.uint8)
-        pixels[:] = self.background
-        if inside.area:
-            pixels[inside.within(box)] = reader.read(self.index, self._in_file(inside))
-        return pixels
+        return read_beyond(
+            lambda inside: reader.read(self.index, self._in_file(inside)),
+            box,
+            self.plane,
+            self.background,
+        )
 
     def _in_file(self, box: Box) -> Box:
         return Box(box.y + self.offset[0], box.x + self.offset[1], box.height, box.width)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.arrays import AsArrays
+from pipeline.arrays import AsArrays, read_beyond
 from pipeline.geometry import Box, Shape
 from pipeline.level import Level, LevelLike, SlideRef
 
@@ -74,11 +74,9 @@ class Recoloured(AsArrays):
 
         Raises `SlideError` where the file's pixels cannot be read.
         """
-        inside = box.clipped(self.plane)
-        if inside == box:
-            return self.converted(self.level.read(box))
-        pixels = np.empty((*box.shape, 3), np.uint8)
-        pixels[:] = self.background
-        if inside.area:
-            pixels[inside.within(box)] = self.converted(self.level.read(inside))
-        return pixels
+        return read_beyond(
+            lambda inside: self.converted(self.level.read(inside)),
+            box,
+            self.plane,
+            self.background,
+        )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.arrays import AsArrays
+from pipeline.arrays import AsArrays, read_beyond
 from pipeline.bicubic import CELL_ROWS, REACH, Axis, resample, working_bytes
 from pipeline.geometry import Box, Shape
 from pipeline.level import Level, SlideRef
@@ -69,14 +69,7 @@ class Resampled(AsArrays):
 
         Raises `SlideError` where the file's pixels cannot be read.
         """
-        inside = box.clipped(self.plane)
-        if inside == box and box.area:
-            return self._made(box)
-        pixels = np.empty((*box.shape, 3), np.uint8)
-        pixels[:] = self.background
-        if inside.area:
-            pixels[inside.within(box)] = self._made(inside)
-        return pixels
+        return read_beyond(self._made, box, self.plane, self.background)
 
     def reading_bytes(self, shape: Shape) -> int:
         """Predict the peak of reading ``shape`` pixels at once: a strip of the stored ones."""
