@@ -21,14 +21,12 @@ from pipeline.geometry import Grid, Index, ceil_div
 from pipeline.lazy import map_blocks
 from pipeline.masks import Raster
 from pipeline.model import Model
+from pipeline.model.refs import BACKGROUND
 from pipeline.plan import predict
 from pipeline.scale import SAME, wanted_mpp
 from pipeline.slide import Slide
 
-__all__ = ["BACKGROUND", "PICTURE_PIXELS", "Detection", "detect"]
-
-BACKGROUND = "background"
-"""What a model calls the channel of what is no tissue."""
+__all__ = ["PICTURE_PIXELS", "Detection", "detect"]
 
 PICTURE_PIXELS = 2**24
 """Most pixels of the picture in which tissue is looked for: some 300 MB while it is."""

@@ -206,8 +206,11 @@ class Distributed:
     def everywhere(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         """Call a function in every worker; what it raises anywhere is raised here."""
         self._workers()
-        given = self.client.run(function, *arguments)
-        return [given[address] for address in sorted(given)]
+        given = self.client.run(_attempted, function, arguments)
+        for _, error in given.values():
+            if error is not None:
+                raise error
+        return [given[address][0] for address in sorted(given)]
 
     def _workers(self) -> dict[str, Any]:
         info = self.client.scheduler_info(n_workers=-1)
@@ -215,6 +218,16 @@ class Distributed:
             raise ClusterError("the scheduler is gone; look at its log, then run again to continue")
         workers: dict[str, Any] = info["workers"]
         return workers
+
+
+def _attempted(
+    function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> tuple[Any, PipelineError | None]:
+    """Call a function on a worker; its error comes back as a value, or the worker would log it."""
+    try:
+        return function(*arguments), None
+    except PipelineError as error:
+        return None, error
 
 
 def _error_of(future: Any) -> BaseException | None:

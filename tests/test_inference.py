@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,16 @@ def test_hardware_that_is_not_there_is_refused_before_any_slide(run_file: Path) 
     with pytest.raises(ModelError, match=r"cuda.*pip install 'wsi-pipeline\[gpu\]'"):
         pipeline.run(run_file, ["inference.provider=cuda"])
     assert not (run_file.parent / "results" / "noise.zarr").exists()
+
+
+def test_what_workers_refuse_is_one_line(run_file: Path) -> None:
+    command = [sys.executable, "-m", "pipeline", "run", str(run_file), "-o", "cluster.kind=local"]
+    said = subprocess.run(
+        [*command, "-o", "inference.provider=cuda"], capture_output=True, text=True, check=False
+    )
+    assert said.returncode == 2
+    assert said.stderr.startswith("error: provider: cuda was asked for")
+    assert "Traceback" not in said.stdout + said.stderr
 
 
 def test_an_ensemble_of_more_models_than_a_process_keeps_is_refused(run_file: Path) -> None:
