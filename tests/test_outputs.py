@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 import pipeline
-from pipeline.errors import ConfigError, StoreError
+from pipeline.errors import ConfigError, StaleStoreError, StoreError
 from pipeline.execute import run
 from pipeline.export import export
 from pipeline.finding import find_tissue
@@ -324,6 +324,28 @@ def test_asking_a_store_for_what_it_has_not_says_what_it_has(
         found.features("sum")
     with pytest.raises(StoreError, match=r"no objects other; there is sum"):
         found.objects("other")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "setting"),
+    [
+        ("dominant", {"regions": {"min_area_um2": 9}}, "model.regions.dominant"),
+        ("dominant", {"regions": None}, "model.regions.dominant"),
+        ("means", {"dtype": "float16"}, "model.features.means"),
+        ("bright", {"threshold": 0.25}, "model.labels.bright"),
+    ],
+)
+def test_a_card_that_would_store_something_else_is_another_setting(
+    name: str, change: dict[str, Any], setting: str, slide: Slide, card: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(card.parent, other)
+    outputs = [{**each, **change} if each["name"] == name else each for each in CARD["outputs"]]
+    (other / "card.yaml").write_text(yaml.safe_dump({**CARD, "outputs": outputs}))
+    with dask.config.set(scheduler="synchronous"):
+        run(planned(slide, card, tmp_path / "a.zarr"))
+        with pytest.raises(StaleStoreError, match=rf"was begun with {setting}"):
+            run(planned(slide, other / "card.yaml", tmp_path / "a.zarr"))
 
 
 def test_a_model_without_scores_has_a_store_all_the_same(

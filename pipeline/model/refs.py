@@ -234,6 +234,16 @@ class ModelRef:
                 if output.kind == "labels"
             },
             **{
+                f"model.features.{output.name}": output.dtype
+                for output in self.outputs
+                if output.kind == "features"
+            },
+            **{
+                f"model.regions.{output.name}": output.regions_min_area_um2
+                for output in self.outputs
+                if output.regions_min_area_um2 is not None
+            },
+            **{
                 f"model.objects.{output.name}": _objects_settings(output.objects)
                 for output in self.outputs
                 if output.objects is not None
