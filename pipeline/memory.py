@@ -84,7 +84,9 @@ def _batch_bytes(model: ModelRef, member: SessionRef) -> int:
         for each in model.maps
     )
     again = given if model.tta != "none" or len(model.members) > 1 else 0
-    return max(batch * 2, batch + given) + again
+    # The bytes of one patch, together and then colour by colour.
+    filling = member.patch**2 * 3 * 2
+    return max(batch * 2, batch + given) + again + filling
 
 
 def _values(model: ModelRef, output: OutputRef, block: int) -> int:

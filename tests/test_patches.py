@@ -371,6 +371,21 @@ def test_maps_reach_around_a_block_as_far_as_they_are_asked_to(neighbours: Model
         np.testing.assert_array_equal(values, expected[(slice(None), *inside)])
 
 
+def test_maps_of_one_value_per_patch_reach_as_far_as_each_is_asked_to(toy_model: ToyModel) -> None:
+    """The patches are those of the map that reaches furthest; the other one takes its own."""
+    ref, rgb = load_model(toy_model("per_patch")).ref, noise(150, 130)
+    (map_,) = ref.maps
+    ref = replace(ref, maps=(map_, replace(map_, reach=64)))
+    expected = expected_means(rgb, 32)
+    for index in Grid((150, 130), 64):
+        l_box = Grid((150, 130), 64).box(index)
+        for o_box, values in zip(
+            map_boxes(ref, l_box, (150, 130)), maps_at(ref, rgb, 64, index), strict=True
+        ):
+            inside = o_box.within(Box(0, 0, 5, 5))
+            np.testing.assert_array_equal(values, expected[(slice(None), *inside)])
+
+
 @pytest.mark.parametrize("tta", ["flips", "rotations", "all"])
 def test_an_augmented_prediction_is_the_mean_over_turned_patches(
     toy_model: ToyModel, tta: str
