@@ -19,6 +19,30 @@ from tests import servers, toys
 
 DATA_VARIABLE = "WSI_PIPELINE_TEST_DATA"
 
+TOLD = "told"
+"""The property of a test's report that holds what it says."""
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Give what says a line at the end of the run: what a process of its own prints is lost."""
+    return lambda text: record_property(TOLD, text)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for kind in terminalreporter.stats.values() for report in kind]
+    lines = [
+        str(text)
+        for report in reports
+        if isinstance(report, pytest.TestReport) and report.when == "call"
+        for name, text in report.user_properties
+        if name == TOLD
+    ]
+    if lines:
+        terminalreporter.section("measured")
+    for line in lines:
+        terminalreporter.write_line(line)
+
 
 @pytest.fixture(scope="session")
 def demo_slide(tmp_path_factory: pytest.TempPathFactory) -> Path:

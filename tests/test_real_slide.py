@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,7 @@ class Measured(Silence):
 
 @pytest.mark.slow
 def test_stored_scores_of_a_real_slide_equal_the_model_run_on_the_whole_region(
-    run_file: Path, shared_data: Path, capsys: pytest.CaptureFixture[str]
+    run_file: Path, shared_data: Path, tell: Callable[[str], None]
 ) -> None:
     report = Measured()
     assert pipeline.run(run_file, report=report).complete
@@ -89,12 +90,11 @@ def test_stored_scores_of_a_real_slide_equal_the_model_run_on_the_whole_region(
     difference = np.abs(scores - 255 * expected)
     ((_, plan),) = dry_run(load_config(run_file))
     assert isinstance(plan, Plan)
-    with capsys.disabled():
-        print(
-            f"\nreal slide, real model: stored scores differ from the region at once by at most "
-            f"{difference.max():.3f} of a uint8 step; peak of a worker "
-            f"{max(report.peaks) / 2**20:.0f} MiB, predicted {plan.memory_bytes / 2**20:.0f} MiB"
-        )
+    tell(
+        f"real slide, real model: stored scores differ from the region at once by at most "
+        f"{difference.max():.3f} of a uint8 step; peak of a worker "
+        f"{max(report.peaks) / 2**20:.0f} MiB, predicted {plan.memory_bytes / 2**20:.0f} MiB"
+    )
     assert np.ptp(expected) > 0.9
     assert difference.max() <= 0.51
     # A shift by one pixel is no rounding: the comparison can tell.
