@@ -8,11 +8,9 @@ from pipeline.errors import ConfigError
 from pipeline.geometry import Grid
 from pipeline.model import ModelRef, OutputRef
 from pipeline.store import ArrayLayout, halvings
+from pipeline.store.tables import REGIONS
 
-__all__ = ["REGIONS", "arrays", "tables"]
-
-REGIONS = "-regions"
-"""What is added to the name of labels for the table of their regions."""
+__all__ = ["arrays", "tables"]
 
 _CHUNK = 512
 _FEATURE_CHUNK = 16

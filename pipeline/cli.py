@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import json
-import shlex
+import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from pipeline import __version__
-from pipeline.errors import PipelineError
-from pipeline.model_commands import model
-from pipeline.slide_commands import convert, inspect
-from pipeline.terminal import (
+from pipeline.commands.merge import merge
+from pipeline.commands.models import model
+from pipeline.commands.plan import plan
+from pipeline.commands.results import diff, rerun, retry, status
+from pipeline.commands.run import run
+from pipeline.commands.slides import convert, inspect
+from pipeline.commands.terminal import (
     INCOMPLETE,
     INTERRUPTED,
     REFUSED,
     log_shown,
-    open_console,
-    print_lines,
-    table_of,
 )
+from pipeline.errors import PipelineError, SchedulerLostError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from pipeline.config import RunConfig
-    from pipeline.outcomes import Summary
-    from pipeline.plan import Plan
+    pass
 
 __all__ = ["main"]
 
@@ -45,13 +42,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(REFUSED)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as error:
         click.echo("interrupted: what is stored stays; run again to continue", err=True)
-        sys.exit(INTERRUPTED)
+        # click makes an Abort of what interrupts.
+        asked = error.__cause__ if isinstance(error, click.Abort) else error
+        code = INTERRUPTED + getattr(asked, "signal", signal.SIGINT)
+        if arguments is None:  # the command itself: threads may be at blocks still
+            _leave(code)
+        sys.exit(code)
+    except SchedulerLostError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(INCOMPLETE)
     except PipelineError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(REFUSED)
     sys.exit(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End without waiting for threads, as Python would."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _warning_line(message: Warning | str, *_: object, **__: object) -> str:
@@ -67,15 +79,24 @@ def cli() -> None:
     wsi-pipeline run configs/demo.yaml          make a synthetic slide and find its nuclei
     wsi-pipeline inspect slide.svs              say what is in a slide
     wsi-pipeline convert slide.svs slide.zarr   write a slide as OME-Zarr
-    wsi-pipeline run my.yaml --dry-run          say what a run would do
+    wsi-pipeline plan my.yaml                   say what a run would do, and how long it takes
     wsi-pipeline model check card.yaml          hold a model card against its model
     wsi-pipeline status results                 say what a run has done
+    wsi-pipeline retry results                  try again what failed
+    wsi-pipeline diff results others            say in what two runs differ
     """  # noqa: D301 - click wants the control character itself
 
 
+cli.add_command(run)
 cli.add_command(inspect)
 cli.add_command(convert)
 cli.add_command(model)
+cli.add_command(merge)
+cli.add_command(status)
+cli.add_command(retry)
+cli.add_command(diff)
+cli.add_command(rerun)
+cli.add_command(plan)
 
 
 @cli.command()
@@ -98,141 +119,3 @@ def thumbnail(slide: str, out: str, size: int) -> None:
     except OSError as error:
         raise ConfigError(f"{out}: cannot be written: {error.strerror}") from error
     click.echo(f"{out}: {picture.shape[1]} x {picture.shape[0]} px")
-
-
-@cli.command()
-@click.argument("config", type=click.Path())
-@click.option(
-    "-o",
-    "--override",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Set a key of the run file, e.g. -o output.block=1024; can be repeated.",
-)
-@click.option("--dry-run", is_flag=True, help="Say what would be done; write no results.")
-def run(config: str, overrides: tuple[str, ...], dry_run: bool) -> int:
-    """Do what the run file CONFIG says, or what is left of it.
-
-    Exit code 0 only if every block of every slide is done.
-    """
-    from pipeline.runfile import load_config
-
-    loaded = load_config(config, overrides)
-    return _dry_run(loaded) if dry_run else _run(loaded)
-
-
-@cli.command()
-@click.argument("results", type=click.Path())
-def status(results: str) -> int:
-    """Say what is done in the directory RESULTS. Exit code 0 only if all of it is."""
-    from pipeline.batch import not_begun
-    from pipeline.errors import ConfigError
-    from pipeline.results import open_results
-
-    opened = open_results(results)
-    console = open_console()
-    try:
-        missing = not_begun(results)
-    except ConfigError as error:
-        missing = ()
-        print_lines(console, [f"note: slides without a store are not known: {error}"])
-    rows = [(job.slide_id, "no store", *"----") for job in missing]
-    console.print(table_of([*opened.table(), *rows]))
-    print_lines(
-        console,
-        [
-            f"{slide.slide_id}: block {tuple(failure['block'])}: {failure['reason']}"
-            for slide in opened.values()
-            for failure in slide.failures
-        ],
-    )
-    done = not missing and all(slide.state == "done" for slide in opened.values())
-    return 0 if done else INCOMPLETE
-
-
-def _run(config: RunConfig) -> int:
-    from pipeline.batch import run as run_batch
-    from pipeline.progress import report_for
-
-    console = open_console()
-    with report_for(console) as report:
-        summary = run_batch(config, report=report)
-    _tell(console, summary)
-    return 0 if summary.complete else INCOMPLETE
-
-
-def _tell(console: Console, summary: Summary) -> None:
-    """Say where things are and what to do next."""
-    done = [outcome for outcome in summary.outcomes if outcome.state == "done"]
-    lines = [f"{len(done)} of {len(summary.outcomes)} slides done in {summary.seconds:.1f} s"]
-    lines += [f"  {path}" for outcome in summary.outcomes for path in outcome.made]
-    if done:
-        look = (
-            f"import pipeline; print(pipeline.open_results({_quoted(summary.directory)})"
-            f"[{_quoted(done[0].job.slide_id)}].levels)"
-        )
-        lines += [
-            "next:",
-            f"  wsi-pipeline status {shlex.quote(summary.directory)}",
-            f"  python -c {shlex.quote(look)}",
-        ]
-    if not summary.complete:
-        lines.append("not everything is done: mend what the lines above name, then run again")
-    print_lines(console, lines)
-
-
-def _quoted(text: str) -> str:
-    """Give Python text in double quotes: the shell needs the single ones."""
-    return json.dumps(text, ensure_ascii=False)
-
-
-def _dry_run(config: RunConfig) -> int:
-    from pipeline.batch import dry_run as plan_batch
-    from pipeline.progress import report_for
-
-    console = open_console()
-    head = (
-        *("slide", "level", "um/px", "block", "blocks", "skipped", "patches"),
-        *("memory", "output", "files"),
-    )
-    rows: list[Sequence[str]] = [head]
-    refused = []
-    with report_for(console) as report:
-        for job, plan in plan_batch(config, report=report):
-            if isinstance(plan, PipelineError):
-                refused.append(f"{job.slide_id}: would fail: {plan}")
-            else:
-                rows.append(_plan_row(job.slide_id, plan))
-    console.print(table_of(rows))
-    print_lines(
-        console,
-        [
-            (
-                "skipped blocks hold no tissue; memory is the predicted peak of a worker with one "
-                "thread; output is before compression"
-            ),
-            *refused,
-        ],
-    )
-    return INCOMPLETE if refused else 0
-
-
-def _plan_row(slide_id: str, plan: Plan) -> Sequence[str]:
-    return (
-        slide_id,
-        _level_said(plan),
-        f"{plan.layout.mpp[1] * plan.level.downsample[1]:.4g}",
-        f"{plan.grid.cell} px",
-        str(len(plan.todo)),
-        str(plan.grid.size - len(plan.todo)),
-        str(plan.patch_count),
-        f"{plan.memory_bytes / 2**20:.0f} MiB",
-        f"{plan.output_bytes / 2**20:.0f} MiB",
-        str(plan.output_files),
-    )
-
-
-def _level_said(plan: Plan) -> str:
-    resampled = plan.level.downsample != plan.level.stored.downsample
-    return f"{plan.level.stored.index}{' resampled' if resampled else ''}"

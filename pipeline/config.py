@@ -222,6 +222,15 @@ class ClusterConfig(Block):
     address: Annotated[
         Text | None, _needed_for("kind", "address"), _only_for("kind", "address")
     ] = Field(None, description="The scheduler, such as `tls://host:8786`, for `kind: address`.")
+    slides_at_once: Auto | Count = Field(
+        "auto", description="Slides under way at once, so that workers never wait for the next."
+    )
+    live_tasks: Count = Field(
+        5000, description="Most blocks of all these slides on the scheduler at a time."
+    )
+    worker_deaths: Count = Field(
+        3, description="Workers that may die at a block before it is given up as failed."
+    )
     dashboard: Text = Field(
         "127.0.0.1:8787", description="Where Dask's dashboard listens; none switches it off."
     )
@@ -241,7 +250,7 @@ class RunConfig(Block):
     """Everything a run is told; made by `load_config`."""
 
     slides: Annotated[Text | Annotated[list[Text], Field(min_length=1)], LocalPath()] = Field(
-        description="The slides: file, URL, glob, folder, manifest (CSV), or a list of those."
+        description="The slides: file, URL, glob, folder, manifest (CSV, Parquet), or a list."
     )
     reader: Literal["auto", "openslide", "tiff", "zarr", "dicom"] = Field(
         "auto", description="How slides are read; auto is the fastest way that is exact on each."

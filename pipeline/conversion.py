@@ -14,7 +14,7 @@ from pipeline.errors import ConfigError
 from pipeline.geometry import Grid, Index, Shape
 from pipeline.lazy import map_blocks, read_blocks, write_blocks
 from pipeline.level import BLOCK, LevelLike
-from pipeline.memory import BASE_BYTES, CACHE_BYTES, check_budget
+from pipeline.memory import BASE_BYTES, check_budget, reader_bytes
 from pipeline.ngff import MEAN, MICROMETER, Placement
 from pipeline.slide import Slide
 from pipeline.store import ImageLayout, StoredArray, halvings, image_outputs
@@ -93,7 +93,8 @@ class Conversion:
         side = self.layout.grids[0].cell
         reading = max(source.reading_bytes((side, side)) for source in self.sources)
         task = max(reading, _WRITING_BYTES * side**2, _HALVING_BYTES * side**2)
-        return BASE_BYTES + CACHE_BYTES + threads * task
+        kept = max(reader_bytes(source) for source in self.sources)
+        return BASE_BYTES + kept + threads * task
 
     def record(self, failures: Mapping[tuple[int, Index], str], seconds: float) -> dict[str, Any]:
         """Say as JSON what became of it; what could not be read, on every level it shows on."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline import __version__, places
 from pipeline.conversion import Conversion, plan_conversion
-from pipeline.errors import SlideError, StoreError
+from pipeline.errors import SlideError, StoreError, reason_of
 from pipeline.geometry import Index
 from pipeline.level import slides
 from pipeline.readers.carried import described
@@ -111,7 +111,7 @@ def _copy(
             partial(watch, f"level {level}"),
             fatal=StoreError,
         )
-        failures |= {(level, index): str(error) for index, error in broken.items()}
+        failures |= {(level, index): reason_of(error) for index, error in broken.items()}
     build_pyramid(scheduler, made, set(made[0].grid), partial(watch, "pyramid"))
     commit_image(plan.path, plan.layout, plan.record(failures, time.monotonic() - started))
     return sum(len(blocks) for blocks in left.values()), failures

@@ -12,19 +12,29 @@ from collections.abc import Collection
 __all__ = [
     "ClusterError",
     "ConfigError",
+    "DamagedStoreError",
+    "DiskFullError",
     "MemoryBudgetError",
     "MissingExtraError",
     "ModelError",
     "PipelineError",
+    "SchedulerLostError",
     "SlideError",
     "StaleStoreError",
     "StoreError",
+    "reason_of",
     "unknown_key",
 ]
 
 
 class PipelineError(Exception):
-    """The parent of every error raised on purpose."""
+    """The parent of every error raised on purpose.
+
+    Where it left a block's task, ``stage`` and ``worker`` say of which stage, on which worker.
+    """
+
+    stage: str = ""
+    worker: str = ""
 
 
 class ConfigError(PipelineError, ValueError):
@@ -43,12 +53,24 @@ class StoreError(PipelineError, OSError):
     """A results store that cannot be written or read."""
 
 
+class DiskFullError(StoreError):
+    """A results directory without room: no other slide would fare better."""
+
+
 class StaleStoreError(StoreError):
     """A results store that was begun with other settings."""
 
 
+class DamagedStoreError(StoreError):
+    """A results store of ours in which something is torn or missing."""
+
+
 class ClusterError(PipelineError, RuntimeError):
     """Workers that cannot be had, or that died at a block."""
+
+
+class SchedulerLostError(ClusterError):
+    """A scheduler that is gone: nothing more can be computed, of this slide or of another."""
 
 
 class MemoryBudgetError(PipelineError, MemoryError):
@@ -57,6 +79,18 @@ class MemoryBudgetError(PipelineError, MemoryError):
 
 class MissingExtraError(PipelineError, ImportError):
     """An optional dependency that is not installed; the message names the extra."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Say in a line why something failed; of what nobody foresaw, also what it is.
+
+    >>> reason_of(KeyError("x"))
+    "unforeseen KeyError: 'x'; the log has its traceback"
+    """
+    said = " ".join(str(error).split())
+    if isinstance(error, PipelineError):
+        return said
+    return f"unforeseen {type(error).__name__}: {said}; the log has its traceback"
 
 
 def unknown_key(name: str, known: Collection[str]) -> str:

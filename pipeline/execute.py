@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,16 +12,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import reason_of
 from pipeline.geometry import Index
 from pipeline.memory import check_budget
+from pipeline.metrics import taken
 from pipeline.model import ModelRef, facts
 from pipeline.objects.regions import regions_done, write_regions
+from pipeline.peaks import begin_peak, end_peak
 from pipeline.plan import Plan
+from pipeline.pyramid import parents
 from pipeline.quality import MEANINGS
 from pipeline.schedulers import Scheduler, scheduler_in_force
+from pipeline.standing import stored_blocks
 from pipeline.store import (
     Coverage,
-    StoredTable,
     begin,
     commit,
     done,
@@ -30,19 +35,28 @@ from pipeline.store import (
     write_patches,
 )
 from pipeline.store.labels import write_label
+from pipeline.underway import Work
 from pipeline.work import Watch, build_pyramid, compute_blocks, invalidate, tell_nobody
+from pipeline.workers import worker_in_force
 
 __all__ = ["Outcome", "open_sessions", "run"]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one slide's blocks."""
+    """What became of one slide's blocks; ``pixels`` are those of the ``computed`` ones.
+
+    ``predicted_bytes`` and ``peak_bytes`` are the memory of the largest worker, as it was
+    predicted and meanwhile measured; 0 where nothing was computed.
+    """
 
     coverage: NDArray[np.uint8]
     computed: int
     failures: Mapping[Index, str] = field(default_factory=dict)
     seconds: float = 0.0
+    pixels: int = 0
+    predicted_bytes: int = 0
+    peak_bytes: int = 0
 
     @property
     def complete(self) -> bool:
@@ -67,30 +81,45 @@ def run(
     """
     started = time.monotonic()
     scheduler = scheduler_in_force()
+    worker = plan.worker or worker_in_force(scheduler)
+    predicted_bytes = plan.worker_bytes(worker)
     check_budget(
-        plan.worker_bytes(threads=scheduler.threads),
-        scheduler.limit_bytes,
+        predicted_bytes,
+        worker.limit_bytes,
         slide=plan.slide.path,
         block=plan.grid.cell,
     )
     begin(plan.path, plan.layout, plan.settings, provenance or {}, plan.tissue.mask)
     if plan.tissue.quality is not None:
         write_label(plan.path, "quality", plan.tissue.quality, plan.layout, MEANINGS)
-    left = set(plan.todo) - _stored(plan)
+    left = set(plan.todo) - stored_blocks(plan)
     seen = look(plan.path)
-    if not left and seen is not None and seen.committed:
+    if not left and seen is not None and seen.committed and _derived(plan):
         return Outcome(_coverage(plan, {}), 0, {}, time.monotonic() - started)
     if left:
         invalidate(plan.path, plan.arrays, left)
         for regions in plan.regions:  # a region may reach into any block
             table_drop(regions.table, table_done(regions.table))
+    begin_peak(scheduler, plan.path)
     ran = open_sessions(plan.model.ref) if left else []
     tell = watch or tell_nobody
     failures = compute_blocks(scheduler, plan.blocks, sorted(left), partial(tell, "blocks"))
     _derive(plan, scheduler, set(failures), tell)
-    reasons = {index: str(error) for index, error in failures.items()}
-    outcome = Outcome(_coverage(plan, reasons), len(left), reasons, time.monotonic() - started)
-    record = {**_record(outcome), **({"sessions": ran} if ran else {})}
+    reasons = {index: reason_of(error) for index, error in failures.items()}
+    outcome = Outcome(
+        _coverage(plan, reasons),
+        len(left),
+        reasons,
+        time.monotonic() - started,
+        pixels=sum(plan.grid.box(index).area for index in left),
+        predicted_bytes=predicted_bytes,
+        peak_bytes=end_peak(scheduler, plan.path),
+    )
+    record = {
+        **_record(outcome),
+        "stage_seconds": _stage_seconds(scheduler, Work.on(plan.path).slide),
+        **({"sessions": ran} if ran else {}),
+    }
     commit(plan.path, plan.layout, outcome.coverage, record)
     return outcome
 
@@ -117,14 +146,23 @@ def _derive(plan: Plan, scheduler: Scheduler, failed: set[Index], tell: Watch) -
             write_regions(regions, scheduler.compute, partial(tell, "regions"))
 
 
-def _stored(plan: Plan) -> set[Index]:
-    """Give the blocks of which every output is stored."""
-    return set.intersection(
-        *(
-            table_done(target) if isinstance(target, StoredTable) else done(target)
-            for target in plan.targets
-        )
-    )
+def _stage_seconds(scheduler: Scheduler, slide: str) -> dict[str, float]:
+    """Give the seconds all workers together spent at each stage of a slide's blocks."""
+    total: Counter[str] = Counter()
+    for each in scheduler.everywhere(taken, slide):
+        total.update(each)
+    return {stage: round(seconds, 3) for stage, seconds in sorted(total.items())}
+
+
+def _derived(plan: Plan) -> bool:
+    """Say whether all is there that `_derive` makes of blocks: something may have been lost."""
+    for levels in plan.arrays:
+        blocks = set(plan.todo)
+        for coarse in levels[1:]:
+            blocks = parents(blocks)
+            if not blocks <= done(coarse):
+                return False
+    return all(regions_done(regions, table_done(regions.table)) for regions in plan.regions)
 
 
 def _coverage(plan: Plan, failures: Mapping[Index, str]) -> NDArray[np.uint8]:
@@ -142,4 +180,8 @@ def _record(outcome: Outcome) -> dict[str, Any]:
             for index, reason in sorted(outcome.failures.items())
         ],
         "seconds": round(outcome.seconds, 3),
+        "memory": {
+            "predicted_bytes": outcome.predicted_bytes,
+            "peak_bytes": outcome.peak_bytes,
+        },
     }

@@ -34,10 +34,11 @@ from pipeline.tissue import TissueSettings, mostly_black, tidied, tissue_mask
 __all__ = ["find_tissue", "finder"]
 
 
-def finder(config: TissueConfig) -> Callable[[Slide, str], Tissue]:
-    """Give what finds the tissue of a slide and its id as a run file says.
+def finder(config: TissueConfig) -> Callable[[Slide, str, str | None], Tissue]:
+    """Give what finds the tissue of a slide, its id and its own mask as a run file says.
 
-    A tissue model is loaded now: raises `ModelError` where it is none.
+    A slide that has a mask of its own takes its tissue from there, whatever the method is. A
+    tissue model is loaded now: raises `ModelError` where it is none.
     """
     model = load_model(config.model) if config.model else None
     settings = TissueSettings(
@@ -49,7 +50,9 @@ def finder(config: TissueConfig) -> Callable[[Slide, str], Tissue]:
         exclude=tuple(config.exclude),
     )
 
-    def find(slide: Slide, slide_id: str) -> Tissue:
+    def find(slide: Slide, slide_id: str, own: str | None) -> Tissue:
+        if own is not None:
+            return find_tissue(slide, replace(settings, method="mask"), config.mpp, own)
         mask = config.mask.replace("{slide_id}", slide_id) if config.mask else None
         return find_tissue(slide, settings, config.mpp, mask, model=model)
 

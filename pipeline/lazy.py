@@ -19,6 +19,7 @@ from dask.layers import ArrayBlockIdDep, ArrayValuesDep
 from numpy.typing import DTypeLike, NDArray
 
 from pipeline.geometry import Box, Frame, Grid, Index
+from pipeline.underway import Work, computing
 
 __all__ = [
     "Source",
@@ -70,12 +71,14 @@ def read_blocks(
     grid: Grid,
     frame: Frame = Frame(),  # noqa: B008 - frozen
     needed: Mapping[Index, Box] | None = None,
+    work: Work | None = None,
 ) -> da.Array:
     """Give the blocks of ``source`` on ``grid``, each with what ``frame`` adds around it.
 
     With a frame the chunks overlap in what they show, so the array's shape is the sum of
     what is read, not the plane's. ``needed`` names, per block, the only part that has to be
-    read (in the source's pixels); the rest of the block stays 0.
+    read (in the source's pixels); the rest of the block stays 0. ``work`` is what the log and
+    the counters know the blocks by, here and in what is mapped and written.
     """
     rows, columns = _extents(grid, frame)
     spatial = {"y": rows, "x": columns}
@@ -93,6 +96,7 @@ def read_blocks(
         source=source,
         grid=grid,
         frame=frame,
+        work=work,
         name="read-" + tokenize(source, grid, frame, needed),
         new_axes={axis: n[0] for axis, n in zip(source.axes, chunks, strict=True) if axis in "sc"},
         concatenate=True,
@@ -131,6 +135,7 @@ def map_blocks(
     channels: int,
     dtype: DTypeLike,
     per_block: Mapping[Index, Any] | None = None,
+    work: Work | None = None,
     **tokens: Any,
 ) -> da.Array:
     """Map ``function(block, index, value, **tokens)`` over blocks; the result is ``(c, y, x)``.
@@ -140,8 +145,9 @@ def map_blocks(
     only another `map_blocks` or `write_blocks` takes it.
     """
     rows, columns = _extents(grid, Frame())
+    named: dict[str, Any] = {} if work is None else {"function": function, "work": work}
     mapped: da.Array = da.blockwise(
-        function,
+        _map_block if named else function,
         "cyx",
         blocks,
         axes.replace("s", "c"),
@@ -155,12 +161,15 @@ def map_blocks(
         dtype=dtype,
         meta=np.empty((0, 0, 0), dtype),
         align_arrays=False,
+        **named,
         **tokens,
     )
     return mapped
 
 
-def write_blocks(blocks: da.Array, target: Target, grid: Grid) -> da.Array:
+def write_blocks(
+    blocks: da.Array, target: Target, grid: Grid, work: Work | None = None
+) -> da.Array:
     """Write each ``(c, y, x)`` block of ``grid`` to ``target``.
 
     The result is ``(1, rows, columns)``, one uint8 element per block, 1 once it is written:
@@ -177,6 +186,7 @@ def write_blocks(blocks: da.Array, target: Target, grid: Grid) -> da.Array:
         "yx",
         target=target,
         grid=grid,
+        work=work,
         name="write-" + tokenize(blocks.name, target, grid),
         adjust_chunks={"c": 1, "y": (1,) * rows, "x": (1,) * columns},
         concatenate=True,
@@ -250,11 +260,20 @@ def _per_block(grid: Grid, values: Mapping[Index, Any] | None) -> dict[Index, An
 
 
 def _read_block(
-    index: Index, needed: Box | None, *, source: Source, grid: Grid, frame: Frame
+    index: Index,
+    needed: Box | None,
+    *,
+    source: Source,
+    grid: Grid,
+    frame: Frame,
+    work: Work | None = None,
 ) -> NDArray[Any]:
     box = frame.around(grid.box(index))
-    if needed is None:
-        return source.read(box)
+    with computing(work, index, "read"):
+        return source.read(box) if needed is None else _read_part(source, box, needed)
+
+
+def _read_part(source: Source, box: Box, needed: Box) -> NDArray[Any]:
     part = needed.intersection(box)
     rows, columns = part.within(box)
     extents = {"y": box.height, "x": box.width}
@@ -265,6 +284,17 @@ def _read_block(
     return block
 
 
-def _write_block(values: Any, index: Index, *, target: Target, grid: Grid) -> NDArray[np.uint8]:
-    target.write(grid.box(index), values)
+def _map_block(
+    block: Any, index: Index, value: Any, *, function: Callable[..., Any], work: Work, **tokens: Any
+) -> Any:
+    with computing(work, index, function.__name__.removesuffix("_block")):
+        return function(block, index, value, **tokens)
+
+
+def _write_block(
+    values: Any, index: Index, *, target: Target, grid: Grid, work: Work | None = None
+) -> NDArray[np.uint8]:
+    box = grid.box(index)
+    with computing(work, index, "write", box.area):
+        target.write(box, values)
     return np.ones((1, 1, 1), np.uint8)

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Protocol
 
-from pipeline.manifest import Job
+from pipeline.manifest.jobs import Job
 
-__all__ = ["Report", "Silence", "SlideOutcome", "Summary"]
+__all__ = ["STATES", "Observers", "Report", "Silence", "SlideOutcome", "Summary"]
+
+STATES = ("pending", "running", "done", "partial", "failed", "refused")
+"""What a slide of a run can be."""
 
 
 @dataclass(frozen=True)
 class SlideOutcome:
     """What became of one slide, and why.
 
-    ``done``; ``partial`` where blocks or exports are missing from a store that is there; or
-    ``failed``.
+    ``done``; ``partial`` where blocks or exports are missing from a store that is there;
+    ``failed``; ``refused`` where nothing was begun, because its store was made with other
+    settings or it would not fit into memory; ``pending`` where the run was ended before it was.
+
+    ``pixels`` are those of the blocks computed now, as the model sees them. ``predicted_bytes``
+    and ``peak_bytes`` are of the largest worker; 0 where not known.
     """
 
     job: Job
@@ -28,15 +36,20 @@ class SlideOutcome:
     seconds: float = 0.0
     reason: str = ""
     made: tuple[str, ...] = ()
+    pixels: int = 0
+    predicted_bytes: int = 0
+    peak_bytes: int = 0
+    identity: str = ""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What became of a run."""
+    """What became of a run; ``signal`` is the one that ended it early."""
 
     directory: str
     outcomes: tuple[SlideOutcome, ...]
     seconds: float
+    signal: int | None = None
 
     @property
     def complete(self) -> bool:
@@ -45,26 +58,30 @@ class Summary:
 
 
 class Report(Protocol):
-    """Told how a run goes on; `pipeline.progress` shows it."""
+    """Told how a run goes on, from several threads; `pipeline.commands.progress` shows it."""
 
     def began(self, jobs: Sequence[Job], dashboard: str | None) -> None:
         """Say that a run begins."""
         ...
 
     def slide(self, job: Job) -> None:
-        """Say that a slide begins."""
+        """Say that a slide begins; several may be under way at once."""
         ...
 
-    def blocks(self, stage: str, finished: int, total: int) -> None:
-        """Say how far its blocks are."""
+    def blocks(self, job: Job, stage: str, finished: int, total: int) -> None:
+        """Say how far a slide's blocks are."""
         ...
 
-    def note(self, text: str) -> None:
-        """Say something the user should know."""
+    def note(self, job: Job | None, text: str) -> None:
+        """Say something the user should know, of a slide or of the run."""
         ...
 
     def ended(self, outcome: SlideOutcome) -> None:
         """Say what became of a slide."""
+        ...
+
+    def closed(self, summary: Summary) -> None:
+        """Say what became of the run."""
         ...
 
 
@@ -80,12 +97,52 @@ class Silence:
     def slide(self, job: Job) -> None:
         """See `Report`."""
 
-    def blocks(self, stage: str, finished: int, total: int) -> None:
+    def blocks(self, job: Job, stage: str, finished: int, total: int) -> None:
         """See `Report`."""
 
-    def note(self, text: str) -> None:
+    def note(self, job: Job | None, text: str) -> None:
         """See `Report`."""
-        self.notes.append(text)
+        self.notes.append(text if job is None else f"{job.slide_id}: {text}")
 
     def ended(self, outcome: SlideOutcome) -> None:
         """See `Report`."""
+
+    def closed(self, summary: Summary) -> None:
+        """See `Report`."""
+
+
+@dataclass(frozen=True)
+class Observers:
+    """Several reports told as one, one call at a time: they need no locks of their own."""
+
+    reports: Sequence[Report]
+    _lock: Lock = field(default_factory=Lock, repr=False, compare=False)
+
+    def began(self, jobs: Sequence[Job], dashboard: str | None) -> None:
+        """See `Report`."""
+        self._tell(lambda each: each.began(jobs, dashboard))
+
+    def slide(self, job: Job) -> None:
+        """See `Report`."""
+        self._tell(lambda each: each.slide(job))
+
+    def blocks(self, job: Job, stage: str, finished: int, total: int) -> None:
+        """See `Report`."""
+        self._tell(lambda each: each.blocks(job, stage, finished, total))
+
+    def note(self, job: Job | None, text: str) -> None:
+        """See `Report`."""
+        self._tell(lambda each: each.note(job, text))
+
+    def ended(self, outcome: SlideOutcome) -> None:
+        """See `Report`."""
+        self._tell(lambda each: each.ended(outcome))
+
+    def closed(self, summary: Summary) -> None:
+        """See `Report`."""
+        self._tell(lambda each: each.closed(summary))
+
+    def _tell(self, tell: Callable[[Report], None]) -> None:
+        with self._lock:
+            for each in self.reports:
+                tell(each)

@@ -5,14 +5,16 @@ What fails is an `OSError` whose ``strerror`` says why, on both.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline import cloud
 from pipeline.urls import is_url, split
 
-__all__ = ["absolute", "exists", "names", "read", "read_text", "remove", "write_whole"]
+__all__ = ["absolute", "below", "exists", "names", "read", "read_text", "remove", "write_whole"]
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
@@ -45,6 +47,26 @@ def names(folder: str) -> list[str]:
     if is_url(folder):
         return [name.rstrip("/") for name in cloud.names(folder)]
     return sorted(entry.name for entry in Path(folder).iterdir()) if exists(folder) else []
+
+
+def below(folder: str) -> Iterator[tuple[str, int]]:
+    """Give the files in a folder and in the folders in it: name from there, and bytes.
+
+    A file that is renamed or removed meanwhile may be missing; none where there is no folder.
+    """
+    if is_url(folder):
+        yield from cloud.below(folder)
+        return
+    waiting = [("", folder)]
+    while waiting:
+        prefix, path = waiting.pop()
+        with contextlib.suppress(FileNotFoundError), os.scandir(path) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    waiting.append((f"{prefix}{entry.name}/", entry.path))
+                    continue
+                with contextlib.suppress(FileNotFoundError):
+                    yield f"{prefix}{entry.name}", entry.stat().st_size
 
 
 def read(path: str) -> bytes:

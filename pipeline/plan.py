@@ -11,18 +11,20 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.arrange import REGIONS, arrays, tables
+from pipeline.arrange import arrays, tables
+from pipeline.blocks import decided_block
 from pipeline.coloured import NO_PROFILE, coloured
 from pipeline.finish import Placing, Together, finish_block
 from pipeline.geometry import Grid, Index, ceil_div
 from pipeline.lazy import map_blocks, read_blocks, write_blocks
 from pipeline.level import LevelLike
-from pipeline.memory import worker_bytes
+from pipeline.memory import Worker, worker_bytes
 from pipeline.model import Model
 from pipeline.objects.regions import Regions
-from pipeline.predicting import checked_block, predict, predicted_maps
+from pipeline.options import Options
+from pipeline.predicting import predict, predicted_maps
 from pipeline.pyramid import parents
-from pipeline.restained import Stain, normalised
+from pipeline.restained import normalised
 from pipeline.seen import Tissue, seen, wanted_patches
 from pipeline.selection import Selection
 from pipeline.slide import Slide
@@ -36,30 +38,10 @@ from pipeline.store import (
     outputs,
 )
 from pipeline.store.labels import label_files
-from pipeline.store.tables import check_engines
+from pipeline.store.tables import REGIONS, check_engines
+from pipeline.underway import Work
 
 __all__ = ["Options", "Plan", "Tissue", "plan_slide", "predict"]
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a slide is analysed; None is decided here.
-
-    ``level`` is the stored level that is read, or ``mpp`` the um per pixel the model sees; the
-    model's own where neither is given. ``block`` is the side of a block in those pixels,
-    ``chunk`` the side of a shard's inner chunk in output pixels, ``min_fraction`` the part of
-    a patch that must be tissue. ``icc`` is ``apply`` where colours go by the slide's profile,
-    ``stain`` how the slide is stained and is to look.
-    """
-
-    level: int | None = None
-    mpp: float | None = None
-    block: int | None = None
-    chunk: int | None = None
-    dtype: str = "uint8"
-    min_fraction: float = 0.0
-    icc: str = "ignore"
-    stain: Stain | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +50,7 @@ class Plan:
 
     ``level`` is what the model sees, stored or resampled, ``selection`` which of its blocks and
     patches are predicted. ``dtype`` is that of scores. ``remarks`` say what to mind about the
-    level.
+    level and its blocks. ``worker`` is what it was planned for, if that was known.
     """
 
     slide: Slide
@@ -80,6 +62,7 @@ class Plan:
     layout: Layout
     dtype: str = "uint8"
     remarks: tuple[str, ...] = ()
+    worker: Worker | None = None
 
     @property
     def grid(self) -> Grid:
@@ -137,23 +120,25 @@ class Plan:
     @cached_property
     def blocks(self) -> da.Array:
         """The whole run of this slide: read, predict, finish, write, lazily."""
-        ref, bits = self.model.ref, dict(self.selection.bits())
-        pixels = read_blocks(self.level, self.grid, ref.frame, dict(self.selection.needed()))
+        ref, bits, work = self.model.ref, dict(self.selection.bits()), Work.on(self.path)
+        needed = dict(self.selection.needed())
+        pixels = read_blocks(self.level, self.grid, ref.frame, needed, work)
         stored = map_blocks(
             finish_block,
-            predicted_maps(pixels, ref, self.grid, bits),
+            predicted_maps(pixels, ref, self.grid, bits, work),
             self.grid,
             axes="cyx",
             channels=1,
             dtype=np.uint8,
             per_block=bits,
+            work=work,
             model=ref,
             level_grid=self.grid,
             stored_as=self.dtype,
             placing=Placing(self.level.downsample, self.level.origin, self.layout.mpp),
         )
         strides = tuple(ref.maps[output.map].stride for output in ref.outputs)
-        return write_blocks(stored, Together(self.targets, strides), self.grid)
+        return write_blocks(stored, Together(self.targets, strides), self.grid, work)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -173,14 +158,12 @@ class Plan:
 
     @property
     def memory_bytes(self) -> int:
-        """Predicted peak of one process that works on one block at a time."""
-        return self.worker_bytes(threads=1)
+        """Predicted peak of the worker it was planned for; with one thread where none was."""
+        return self.worker_bytes(self.worker or Worker())
 
-    def worker_bytes(self, *, threads: int) -> int:
-        """Predicted peak of a worker with so many threads, each at a block of its own."""
-        return worker_bytes(
-            self.model, self.grid.cell, self.dtype, threads=threads, level=self.level
-        )
+    def worker_bytes(self, worker: Worker) -> int:
+        """Predicted peak of a worker, each of its threads at a block of its own."""
+        return worker_bytes(self.model, self.grid.cell, self.dtype, worker, self.level)
 
     @property
     def output_bytes(self) -> int:
@@ -268,7 +251,9 @@ def plan_slide(slide: Slide, model: Model, tissue: Tissue, options: Options, *, 
     mpp = (l0_mpp[0] * level.downsample[0], l0_mpp[1] * level.downsample[1])
     model = replace(model, ref=model.ref.at(mpp))
     ref = model.ref
-    grid = Grid(level.plane, checked_block(options.block, ref))
+    block, said = decided_block(model, level, options)
+    remarks += (said,) if said else ()
+    grid = Grid(level.plane, block)
     layout = Layout(
         grid=grid,
         mpp=l0_mpp,
@@ -284,4 +269,7 @@ def plan_slide(slide: Slide, model: Model, tissue: Tissue, options: Options, *, 
     patches = Grid(level.plane, ref.step)
     wanted = wanted_patches(patches, level, slide.shape, tissue, options.min_fraction)
     selection = Selection(ref, grid, wanted)
-    return Plan(slide, level, model, tissue, path, selection, layout, options.dtype, remarks)
+    return Plan(
+        *(slide, level, model, tissue, path, selection, layout, options.dtype, remarks),
+        worker=options.worker,
+    )

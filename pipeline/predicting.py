@@ -17,6 +17,7 @@ from pipeline.model import Model, ModelRef, OutputRef, map_boxes, predict_block
 from pipeline.restained import Stain, normalised
 from pipeline.seen import seen
 from pipeline.slide import Slide
+from pipeline.underway import Work
 
 __all__ = ["checked_block", "fitting_block", "predict", "predicted_maps"]
 
@@ -81,9 +82,16 @@ def look_at(
 
 
 def predicted_maps(
-    pixels: da.Array, ref: ModelRef, grid: Grid, wanted: Mapping[Index, bytes]
+    pixels: da.Array,
+    ref: ModelRef,
+    grid: Grid,
+    wanted: Mapping[Index, bytes],
+    work: Work | None = None,
 ) -> da.Array:
-    """Give the maps of every block, lazily; its chunks are tuples of arrays, not arrays."""
+    """Give the maps of every block, lazily; its chunks are tuples of arrays, not arrays.
+
+    ``work`` is what the log knows the blocks by.
+    """
     return map_blocks(
         predict_block,
         pixels,
@@ -92,6 +100,7 @@ def predicted_maps(
         channels=1,
         dtype=np.float32,
         per_block=wanted,
+        work=work,
         model=ref,
         level_grid=grid,
     )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
+import sys
+import threading
 from collections.abc import Iterator
 from math import ceil
 from pathlib import Path, PurePosixPath
@@ -11,7 +14,15 @@ from pathlib import Path, PurePosixPath
 import psutil
 from dask.system import cpu_count
 
-__all__ = ["WORKER_VARIABLE", "available_bytes", "cores", "resident_bytes", "return_freed_memory"]
+__all__ = [
+    "WORKER_VARIABLE",
+    "available_bytes",
+    "cores",
+    "peak_bytes",
+    "reset_peak",
+    "resident_bytes",
+    "return_freed_memory",
+]
 
 WORKER_VARIABLE = "WSI_PIPELINE_WORKER"
 """Which of the workers of its machine a process is, from 0."""
@@ -20,7 +31,15 @@ CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
 """Where Linux says which control groups there are, and which of them this process is in."""
 
+OWN_STATUS = Path("/proc/self/status")
+OWN_REFERENCES = Path("/proc/self/clear_refs")
+"""Where Linux says what memory this process has, and is told to count its peak anew."""
+
 _M_TRIM_THRESHOLD = -1  # malloc.h
+_PEAK_ANEW = "5"  # proc_pid_clear_refs(5)
+
+_peaks: dict[str, int] = {}
+_peaks_lock = threading.Lock()
 
 
 def cores() -> int:
@@ -39,6 +58,48 @@ def resident_bytes() -> int:
     if libc is not None:
         libc.malloc_trim(0)
     return int(psutil.Process().memory_info().rss)
+
+
+def reset_peak(name: str = "") -> None:
+    """Count the peak of this process anew, for whoever asks `peak_bytes` by that name.
+
+    Several may be counted at once: there is one peak to a process, and what it was so far is
+    noted for the others before it is taken back.
+    """
+    with _peaks_lock:
+        so_far = _peak()
+        for other, before in _peaks.items():
+            _peaks[other] = max(before, so_far)
+        try:
+            OWN_REFERENCES.write_text(_PEAK_ANEW)
+        except OSError:
+            # Elsewhere than on Linux, and where a container forbids it: since it began, then.
+            _peaks[name] = so_far
+        else:
+            _peaks[name] = 0
+
+
+def peak_bytes(name: str = "") -> int:
+    """Give the most memory this process had since `reset_peak` was called by that name.
+
+    Since it began where the system cannot count anew, or where nobody called it: a worker that
+    was started meanwhile.
+    """
+    with _peaks_lock:
+        return max(_peaks.pop(name, 0), _peak())
+
+
+def _peak() -> int:
+    found = re.search(r"VmHWM:\s+(\d+) kB", _read(OWN_STATUS))
+    if found:
+        return int(found[1]) * 2**10
+    memory = psutil.Process().memory_info()
+    if sys.platform == "win32":
+        return int(memory.peak_wset)
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 2**10
 
 
 def return_freed_memory() -> None:
@@ -62,11 +123,15 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def _cgroup_limits() -> Iterator[int]:
-    """Give the limits of memory of the cgroups this process is in, and of those they are in."""
+    """Give the limits of memory of the cgroups this process is in, and of those they are in.
+
+    Above ``memory.high`` nothing is killed, but everything is slowed down until it is below.
+    """
     for group, version in _cgroups("memory"):
-        text = _read(group / ("memory.limit_in_bytes" if version == 1 else "memory.max"))
-        if text.isdigit():  # cgroup 2 says max where there is none
-            yield int(text)
+        for name in ("memory.limit_in_bytes",) if version == 1 else ("memory.max", "memory.high"):
+            text = _read(group / name)
+            if text.isdigit():  # cgroup 2 says max where there is none
+                yield int(text)
 
 
 def _cgroup_cores() -> Iterator[int]:
@@ -107,18 +172,25 @@ def _read(file: Path) -> str:
 
 
 def _slurm_limits() -> Iterator[int]:
-    """Give what SLURM granted this job on this node; it need not enforce it by a cgroup."""
-    per_node, per_cpu = os.environ.get("SLURM_MEM_PER_NODE"), os.environ.get("SLURM_MEM_PER_CPU")
-    cpus = os.environ.get("SLURM_CPUS_ON_NODE", "1")
-    if per_node and per_node.isdigit() and int(per_node):
-        yield int(per_node) * 2**20
-    if per_cpu and per_cpu.isdigit() and cpus.isdigit():
-        yield int(per_cpu) * int(cpus) * 2**20
+    """Give what SLURM granted this job on this node; it need not enforce it by a cgroup.
+
+    A job asked for memory in one of three ways; sbatch(1) has the variables, in MiB.
+    """
+    for granted, of in (("NODE", None), ("CPU", "CPUS"), ("GPU", "GPUS")):
+        size = _whole(f"SLURM_MEM_PER_{granted}")
+        count = 1 if of is None else _whole(f"SLURM_{of}_ON_NODE") or 1
+        if size:  # 0 is all there is
+            yield size * count * 2**20
 
 
 def _slurm_cores() -> Iterator[int]:
     """Give what SLURM granted this task, or this job on this node; it need not enforce it."""
     for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
-        text = os.environ.get(name, "")
-        if text.isdigit() and int(text):
-            yield int(text)
+        if count := _whole(name):
+            yield count
+
+
+def _whole(variable: str) -> int:
+    """Give the whole number an environment variable holds; 0 where it holds none."""
+    text = os.environ.get(variable, "")
+    return int(text) if text.isdigit() else 0

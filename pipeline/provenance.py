@@ -5,7 +5,8 @@ from __future__ import annotations
 import platform
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -14,7 +15,7 @@ from pipeline.model.session import runtime_version
 from pipeline.plan import Plan
 from pipeline.urls import shown
 
-__all__ = ["notes", "provenance"]
+__all__ = ["notes", "provenance", "surroundings"]
 
 _VERSIONED = (
     *("dask", "distributed", "imagecodecs", "numpy", "openslide-python", "openslide-bin", "zarr"),
@@ -27,19 +28,32 @@ _EXACT = 1e-4
 """Part by which two scales may differ and be called the same: headers round."""
 
 
-def provenance(plan: Plan) -> dict[str, Any]:
-    """Say what made a store: versions, host, slide and model."""
-    slide, card = plan.slide, plan.model.card
-    mpp, file_mpp, crop = slide.mpp, slide.file_mpp, slide.crop
+def surroundings() -> dict[str, Any]:
+    """Say where this process runs, and on which versions."""
     return {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "host": socket.gethostname(),
         "python": platform.python_version(),
         "versions": {
             "wsi-pipeline": __version__,
             "onnxruntime": runtime_version(),
-            **{name: version(name) for name in _VERSIONED},
+            **{name: _version(name) for name in _VERSIONED},
         },
+    }
+
+
+@cache
+def _version(name: str) -> str:
+    """Give a distribution's version, looked up once: that reads files, and slides are many."""
+    return version(name)
+
+
+def provenance(plan: Plan, columns: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Say what made a store: versions, host, slide and model; ``columns`` are of its manifest."""
+    slide, card = plan.slide, plan.model.card
+    mpp, file_mpp, crop = slide.mpp, slide.file_mpp, slide.crop
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **surroundings(),
         "slide": {
             "path": shown(slide.path),
             "reader": slide.ref.reader,
@@ -65,6 +79,7 @@ def provenance(plan: Plan) -> dict[str, Any]:
             "provider": plan.model.ref.members[0].provider,
             "tta": plan.model.ref.tta,
         },
+        "manifest": dict(columns or {}),
         "notes": list(notes(plan)),
     }
 

@@ -7,20 +7,21 @@ import dask.array as da
 from pipeline.geometry import Grid, Index
 from pipeline.lazy import map_blocks, read_blocks, write_blocks
 from pipeline.store import StoredArray, halve, thin
+from pipeline.underway import Work
 
 __all__ = ["halved", "parents"]
 
 
 def halved(fine: StoredArray, coarse: StoredArray) -> da.Array:
     """Give ``coarse`` made from ``fine``, which is stored, lazily: one task per block."""
-    grid = coarse.grid
+    grid, work = coarse.grid, Work.on(coarse.store, "pyramid")
     # A block of it covers 2 x 2 blocks of the finer level, whole ones.
-    quarters = read_blocks(fine, Grid(fine.plane, 2 * grid.cell))
+    quarters = read_blocks(fine, Grid(fine.plane, 2 * grid.cell), work=work)
     reduce = thin if fine.flat else halve
     halves = map_blocks(
-        reduce, quarters, grid, axes="cyx", channels=fine.channels, dtype=fine.dtype
+        reduce, quarters, grid, axes="cyx", channels=fine.channels, dtype=fine.dtype, work=work
     )
-    return write_blocks(halves, coarse, grid)
+    return write_blocks(halves, coarse, grid, work)
 
 
 def parents(blocks: set[Index] | frozenset[Index]) -> set[Index]:

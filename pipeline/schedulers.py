@@ -9,29 +9,37 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import dask
 from dask.local import get_sync
 
-from pipeline.errors import ClusterError, PipelineError
+from pipeline.errors import PipelineError
 from pipeline.process import available_bytes, cores
+from pipeline.stopping import Stopped, check_stopped, stop_asked
 
-if TYPE_CHECKING:
-    from distributed import Client
+__all__ = [
+    "POLL_S",
+    "THREAD_NAME",
+    "Finished",
+    "Graphs",
+    "Local",
+    "Scheduler",
+    "Synchronous",
+    "scheduler_in_force",
+]
 
-__all__ = ["Finished", "Scheduler", "scheduler_in_force"]
+POLL_S = 0.2
+"""How long a wish to end may stay unnoticed."""
 
-_LEAST_WINDOW = 64
-_TASKS_PER_THREAD = 8
-"""Tasks that are on a cluster's scheduler at a time: at least, and for every thread."""
+THREAD_NAME = "block"
+"""How threads that compute blocks are called."""
 
 
-@dataclass(frozen=True)
-class Finished:
+class Finished(NamedTuple):
     """What became of one key: nothing but done, or the error its task raised."""
 
     key: Any
@@ -61,7 +69,11 @@ class Scheduler(Protocol):
         ...
 
     def run(self, keys: Iterable[Any], graphs: Graphs) -> Iterator[Finished]:
-        """Compute ``keys``, a window of them at a time; give each as it finishes."""
+        """Compute ``keys``, a window of them at a time; give each as it finishes.
+
+        Where the process is asked to end (`pipeline.stopping`) no other begins, those that
+        run are given, and `Stopped` is raised where any are left.
+        """
         ...
 
     def compute(self, collection: Any) -> Any:
@@ -88,20 +100,29 @@ class Local:
     def run(self, keys: Iterable[Any], graphs: Graphs) -> Iterator[Finished]:
         """Compute keys in threads, twice as many under way as there are threads."""
         waiting = iter(keys)
-        with ThreadPoolExecutor(self.threads, thread_name_prefix="block") as pool:
+        with _pool_of(self.threads) as pool:
             running: dict[Future[Any], Any] = {}
+            left = False
             try:
                 while True:
-                    free = 2 * self.threads - len(running)
-                    for key in islice(waiting, free):
-                        running[pool.submit(get_sync, graphs([key]), key)] = key
+                    if stop_asked():
+                        # What waits for a thread is left; what has one ends.
+                        idle = [future for future in running if future.cancel()]
+                        left = left or bool(idle) or next(waiting, None) is not None
+                        for future in idle:
+                            del running[future]
+                    else:
+                        for key in islice(waiting, 2 * self.threads - len(running)):
+                            running[pool.submit(get_sync, graphs([key]), key)] = key
                     if not running:
-                        return
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        break
+                    for future in wait(running, POLL_S, FIRST_COMPLETED).done:
                         yield Finished(running.pop(future), future.exception())
             finally:
                 for future in running:
                     future.cancel()
+        if left:
+            raise Stopped
 
     def compute(self, collection: Any) -> Any:
         """Compute a small dask collection whole."""
@@ -127,6 +148,7 @@ class Synchronous:
     def run(self, keys: Iterable[Any], graphs: Graphs) -> Iterator[Finished]:
         """Compute keys one by one; an error of this package's own is given, others raised."""
         for key in keys:
+            check_stopped()
             try:
                 get_sync(graphs([key]), key)
             except PipelineError as error:
@@ -143,109 +165,15 @@ class Synchronous:
         return [function(*arguments)]
 
 
-@dataclass(frozen=True)
-class Distributed:
-    """A Dask cluster, through its client."""
-
-    client: Client
-
-    @property
-    def processes(self) -> int:
-        """Worker processes at this moment."""
-        return len(self._workers())
-
-    @property
-    def threads(self) -> int:
-        """Most threads of any worker process."""
-        return max((worker["nthreads"] for worker in self._workers().values()), default=1)
-
-    @property
-    def limit_bytes(self) -> int:
-        """Least memory limit of any worker process; this machine's where none has one."""
-        limits = [worker["memory_limit"] for worker in self._workers().values()]
-        return min((limit for limit in limits if limit), default=available_bytes())
-
-    def run(self, keys: Iterable[Any], graphs: Graphs) -> Iterator[Finished]:
-        """Compute keys on the cluster, a few for every thread on the scheduler at a time."""
-        from distributed import as_completed
-
-        waiting = iter(keys)
-        window = max(_LEAST_WINDOW, _TASKS_PER_THREAD * self.processes * self.threads)
-        live = as_completed([], loop=self.client.loop, raise_errors=False)
-        count = 0
-
-        def feed() -> int:
-            batch = list(islice(waiting, window - count))
-            if batch:
-                live.update(self.client.get(graphs(batch), batch, sync=False))
-            return len(batch)
-
-        try:
-            count += feed()
-            while count:
-                future = next(live)
-                count -= 1
-                yield Finished(future.key, _error_of(future))
-                future.release()
-                # Refilled by half a window at a time: graphs are sent in few messages.
-                if count <= window // 2:
-                    count += feed()
-        finally:
-            self.client.cancel(list(live.futures))
-
-    def compute(self, collection: Any) -> Any:
-        """Compute a small dask collection whole."""
-        from distributed import KilledWorker
-
-        self._workers()
-        try:
-            return self.client.compute(collection, sync=True)
-        except KilledWorker as error:
-            raise _killed(error) from error
-
-    def everywhere(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """Call a function in every worker; what it raises anywhere is raised here."""
-        self._workers()
-        given = self.client.run(_attempted, function, arguments)
-        for _, error in given.values():
-            if error is not None:
-                raise error
-        return [given[address][0] for address in sorted(given)]
-
-    def _workers(self) -> dict[str, Any]:
-        info = self.client.scheduler_info(n_workers=-1)
-        if "workers" not in info:  # what is known of a scheduler that no longer answers
-            raise ClusterError("the scheduler is gone; look at its log, then run again to continue")
-        workers: dict[str, Any] = info["workers"]
-        return workers
-
-
-def _attempted(
-    function: Callable[..., Any], arguments: tuple[Any, ...]
-) -> tuple[Any, PipelineError | None]:
-    """Call a function on a worker; its error comes back as a value, or the worker would log it."""
-    try:
-        return function(*arguments), None
-    except PipelineError as error:
-        return None, error
-
-
-def _error_of(future: Any) -> BaseException | None:
-    from distributed import KilledWorker
-
-    if future.status == "finished":
-        return None
-    if future.status == "cancelled":
-        return ClusterError(f"{future.key}: cancelled; run again to continue")
-    error: BaseException = future.exception()
-    return _killed(error) if isinstance(error, KilledWorker) else error
-
-
-def _killed(error: Any) -> ClusterError:
-    return ClusterError(
-        f"killed the {error.allowed_failures + 1} workers that tried it; "
-        "look at the workers' log for a crash, or raise cluster.memory_limit"
-    )
+@contextlib.contextmanager
+def _pool_of(threads: int) -> Iterator[Executor]:
+    """Give the threads that dask's config has, which several slides share, or own ones."""
+    shared = dask.config.get("pool", None)
+    if shared is not None:
+        yield shared
+        return
+    with ThreadPoolExecutor(threads, thread_name_prefix=THREAD_NAME) as pool:
+        yield pool
 
 
 def scheduler_in_force() -> Scheduler:
@@ -255,6 +183,8 @@ def scheduler_in_force() -> Scheduler:
         return Synchronous()
     if named not in ("threads", "threading") and "distributed" in sys.modules:
         from distributed import default_client
+
+        from pipeline.distributing import Distributed
 
         with contextlib.suppress(ValueError):  # no client has been made
             return Distributed(default_client())

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import reason_of
 from pipeline.geometry import Box, Grid, Index, Shape, ceil_div
 from pipeline.lazy import read_blocks
 from pipeline.level import Level
@@ -132,7 +133,7 @@ def _failures(source: Tiles, grid: Grid, indices: set[Index], tell: Any) -> dict
     blocks = read_blocks(source, grid)
     # Once is enough: what fails is read again, tile by tile, and a level tries twice itself.
     errors = compute_blocks(scheduler_in_force(), blocks, sorted(indices), tell, attempts=1)
-    return {index: str(error) for index, error in errors.items()}
+    return {index: reason_of(error) for index, error in errors.items()}
 
 
 def _joined_across(tiles: tuple[Unreadable, ...]) -> Iterator[Unreadable]:

@@ -5,12 +5,14 @@ What `pipeline.execute` and `pipeline.converting` do alike.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Sequence
 from itertools import pairwise
+from typing import Any
 
 import dask.array as da
 
-from pipeline.errors import PipelineError
+from pipeline.errors import ClusterError, DiskFullError, PipelineError, reason_of
 from pipeline.geometry import Index
 from pipeline.lazy import block_key, block_tasks
 from pipeline.pyramid import halved, parents
@@ -21,6 +23,8 @@ __all__ = ["ATTEMPTS", "Watch", "build_pyramid", "compute_blocks", "invalidate",
 
 ATTEMPTS = 2
 """Times a block is tried: what fails twice with a fresh handle will fail again."""
+
+_log = logging.getLogger(__name__)
 
 Watch = Callable[[str, int, int], None]
 """Told ``(stage, blocks finished, blocks in all)`` as a slide goes on."""
@@ -33,30 +37,54 @@ def compute_blocks(
     tell: Callable[[int, int], None],
     *,
     attempts: int = ATTEMPTS,
-    fatal: type[PipelineError] | tuple[()] = (),
-) -> dict[Index, PipelineError]:
+    fatal: type[Exception] | tuple[type[Exception], ...] = (),
+) -> dict[Index, Exception]:
     """Compute some blocks, each tried a few times; give the errors of those that failed.
 
-    Anything but this package's own errors is a defect and is raised; so is what is ``fatal``.
+    One whose worker died is given up by the scheduler and not tried again. Raised are what is
+    ``fatal``, and what no other block would fare better with: a full disk, an interrupt.
     """
-    failures: dict[Index, PipelineError] = {}
+    failures: dict[Index, Exception] = {}
     keys = {block_key(blocks, index): index for index in indices}
     finished = 0
     for trial in range(1, attempts + 1):
-        failures = {}
+        again: dict[Any, Index] = {}
         # A key ends with its block's index.
-        for done_ in scheduler.run(keys, lambda some: block_tasks(blocks, [k[-2:] for k in some])):
-            if isinstance(done_.error, fatal) and trial == attempts:
-                raise done_.error
-            if isinstance(done_.error, PipelineError):
-                failures[keys[done_.key]] = done_.error
-            elif done_.error is not None:
-                raise done_.error
-            if done_.error is None or trial == attempts:
-                finished += 1
-                tell(finished, len(indices))
-        keys = {block_key(blocks, index): index for index in failures}
+        for key, error in scheduler.run(
+            keys, lambda some: block_tasks(blocks, [k[-2:] for k in some])
+        ):
+            index, last = keys[key], trial == attempts or isinstance(error, ClusterError)
+            if isinstance(error, DiskFullError) or (isinstance(error, fatal) and last):
+                raise error
+            if error is not None:
+                _told(index, trial, error, last=last)
+                if not isinstance(error, Exception):
+                    raise error
+                failures[index] = error
+                if not last:
+                    again[key] = index
+                    continue
+            else:
+                failures.pop(index, None)
+            finished += 1
+            tell(finished, len(indices))
+        keys = again
     return failures
+
+
+def _told(index: Index, trial: int, error: BaseException, *, last: bool) -> None:
+    where: dict[str, Any] = {"block": index, "attempt": trial, "given_up": last}
+    if isinstance(error, PipelineError):
+        where |= {"stage": error.stage, "worker": error.worker}
+    _log.warning(
+        "block %s: attempt %d failed: %s",
+        index,
+        trial,
+        reason_of(error),
+        # A defect, of ours or of what reads the slide: its place is wanted.
+        exc_info=None if isinstance(error, PipelineError) else error,
+        extra=where,
+    )
 
 
 def build_pyramid(

@@ -9,7 +9,7 @@ import signal
 from pipeline import errors
 from pipeline.process import WORKER_VARIABLE
 
-__all__ = ["dask_setup"]
+__all__ = ["dask_setup", "unforeseen"]
 
 
 def dask_setup(worker: object) -> None:
@@ -24,10 +24,10 @@ def dask_setup(worker: object) -> None:
         os.environ[WORKER_VARIABLE] = str(name)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in ("distributed.worker", "distributed.worker.state_machine"):
-        logging.getLogger(name).addFilter(_unforeseen)
+        logging.getLogger(name).addFilter(unforeseen)
 
 
-def _unforeseen(record: logging.LogRecord) -> bool:
+def unforeseen(record: logging.LogRecord) -> bool:
     """Say whether a worker's log has something that the client does not tell, or better.
 
     A block that fails as foreseen is counted, named and tried again by the client; its traceback

@@ -24,7 +24,9 @@ LAYERS = (
     ("errors", "geometry"),
     (
         *("describe", "readers", "lazy", "handles", "config", "runfile", "ngff", "process"),
-        *("worker", "urls", "cloud", "places", "colour", "stain", "restain"),
+        *("worker", "stopping", "urls", "cloud", "places", "colour", "stain", "restain"),
+        "ids",
+        *("metrics", "underway"),
     ),
     (
         *("arrays", "bicubic", "scale", "level", "resample", "recoloured", "coloured"),
@@ -33,14 +35,26 @@ LAYERS = (
     ),
     (
         *("tissue", "masks", "quality", "detecting", "memory", "seen", "arrange", "selection"),
-        *("finish", "predicting", "plan", "pyramid", "conversion"),
+        *("finish", "predicting", "options", "blocks", "plan", "pyramid", "conversion"),
     ),
     (
-        *("schedulers", "clusters", "results", "finding", "execute", "staining", "work"),
-        *("export", "demo"),
+        *(
+            "schedulers",
+            "distributing",
+            "clusters",
+            "stored",
+            "results",
+            "finding",
+            "execute",
+            "staining",
+        ),
+        *("work", "export", "demo", "workers", "peaks", "standing", "calibration"),
     ),
-    ("found", "manifest", "provenance", "outcomes", "batch", "converting", "verify"),
-    ("progress", "terminal", "slide_commands", "model_commands", "cli", "__main__"),
+    (
+        *("manifest", "provenance", "outcomes", "logs", "books", "flight", "recipe", "planning"),
+        *("batch", "converting", "verify", "examine", "differing", "compare"),
+    ),
+    ("commands", "cli", "__main__"),
 )
 """Modules and subpackages, lowest first; each imports only from its own layer and below."""
 
@@ -55,13 +69,14 @@ HOMES = {
     "zarr": ("store/", "readers/ome_zarr.py", "readers/zarr_stores.py"),
     "numcodecs": ("store/shards.py",),
     "google_crc32c": ("store/shards.py",),
-    "distributed": ("clusters.py", "schedulers.py"),
+    "distributed": ("clusters.py", "distributing.py", "logs/forwarding.py", "schedulers.py"),
+    "prometheus_client": ("metrics.py",),
     "dask_jobqueue": ("clusters.py",),
     "pydantic": ("config.py", "runfile.py", "model/card.py", "model/values.py", "model/written.py"),
     "pydantic_core": ("config.py", "runfile.py", "model/written.py"),
     "yaml": ("runfile.py",),
     "matplotlib": ("export/overview.py",),
-    "pyarrow": ("store/tables.py",),
+    "pyarrow": ("store/tables.py", "manifest/listed.py"),
     "shapely": ("objects/outlines.py",),
     "skimage": ("tissue.py", "quality.py", "objects/"),
     "obstore": ("cloud/",),
@@ -73,11 +88,15 @@ METHODS = {"blockwise", "map_blocks", "map_overlap"}
 PHRASES = {*METHODS, "from_array", "from_delayed", "delayed"}
 """What builds a dask graph; `pipeline.lazy` alone does. Arrays have some of them as methods."""
 
-COMPUTERS = ("schedulers.py", "execute.py", "finding.py", "staining.py")
+COMPUTERS = (
+    *("schedulers.py", "distributing.py", "execute.py", "finding.py", "staining.py"),
+    "examine.py",
+)
 """Where something is computed."""
 
 BLIND = {
     ("readers/wsidicom.py", "_translated"): "what wsidicom and its decoders raise shares no parent",
+    ("batch.py", "_outcome"): "no slide may stop the others; the log has its traceback",
     ("handles.py", "using"): "whatever was raised during its use, the handle is evicted; raised on",
     (
         "model/runtime.py",
@@ -87,7 +106,7 @@ BLIND = {
 }
 """File and function -> why it may catch anything."""
 
-CONTAINING = {"batch.py", "schedulers.py", "cli.py"}
+CONTAINING = {"batch.py", "recipe.py", "schedulers.py", "distributing.py", "cli.py"}
 """Where a failure ends: one slide's, one block's, the command's."""
 
 MOST_LINES = 300

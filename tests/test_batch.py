@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import pipeline
-from pipeline.batch import dry_run, not_begun
+from pipeline.batch import dry_run
+from pipeline.books.kept import not_begun
 from pipeline.errors import ConfigError, PipelineError, StoreError
-from pipeline.manifest import Job
+from pipeline.manifest.jobs import Job
 from pipeline.outcomes import Silence, SlideOutcome
 from pipeline.plan import Plan
 from pipeline.runfile import load_config
@@ -32,7 +33,7 @@ class Noted(Silence):
     def slide(self, job: Job) -> None:
         self.told.append(job.slide_id)
 
-    def blocks(self, stage: str, finished: int, total: int) -> None:
+    def blocks(self, job: Job, stage: str, finished: int, total: int) -> None:  # noqa: ARG002
         self.told.append((stage, finished, total))
 
     def ended(self, outcome: SlideOutcome) -> None:
@@ -55,7 +56,7 @@ def run_file(
         f"model: {toy_model('per_patch')}\n"
         f"output: {{block: 256}}\n"
         f"tissue: {{method: none}}\n"
-        f"cluster: {{kind: threads}}\n"
+        f"cluster: {{kind: threads, slides_at_once: 1}}\n"
     )
     return path
 
@@ -70,7 +71,11 @@ def test_a_slide_that_fails_is_named_with_its_reason_and_the_others_are_done(
     broken, unscaled = summary.outcomes[1:3]
     assert "b.tiff: not a slide" in broken.reason
     assert "resolution.assume_mpp" in unscaled.reason
-    assert list(pipeline.open_results(tmp_path / "results")) == ["a", "d"]
+    results = pipeline.open_results(tmp_path / "results")
+    assert list(results) == ["a", "d"]
+    spent = results["a"].seen.attributes["stage_seconds"]
+    assert set(spent) == {"finish", "predict", "read", "write"}
+    assert min(spent.values()) >= 0 < spent["predict"] + spent["read"]
     assert report.told[0] == ["a", "b", "c", "d"]
     assert report.told[1:4] == ["a", ("blocks", 1, 4), ("blocks", 2, 4)]
     assert report.told[-1] == "done"
@@ -78,7 +83,10 @@ def test_a_slide_that_fails_is_named_with_its_reason_and_the_others_are_done(
 
 def test_stop_ends_at_the_first_slide_that_fails(run_file: Path) -> None:
     summary = pipeline.run(run_file, ["on_error=stop"])
-    assert [outcome.state for outcome in summary.outcomes] == ["done", "failed"]
+    assert [outcome.state for outcome in summary.outcomes] == [
+        *("done", "failed"),
+        *("pending", "pending"),
+    ]
 
 
 def test_an_assumed_scale_is_used_said_and_recorded(run_file: Path, tmp_path: Path) -> None:
@@ -206,7 +214,10 @@ def test_a_refused_run_leaves_the_settings_of_what_is_stored(
     pipeline.run(run_file)
     before = kept.read_bytes()
     refused = pipeline.run(run_file, ["output.dtype=float32"])
-    assert {outcome.state for outcome in refused.outcomes} == {"failed"}
+    assert [outcome.state for outcome in refused.outcomes] == [
+        *("refused", "failed"),
+        *("failed", "refused"),
+    ]
     assert kept.read_bytes() == before
     pipeline.run(run_file, ["on_error=stop"])
     assert load_config(kept).on_error == "stop"

@@ -191,7 +191,7 @@ def test_a_dry_run_writes_nothing_and_says_what_the_run_then_does(
     assert (tree(tmp_path), tree(demo_slide.parent)) == before
     head, row = (
         [word for word in line.split() if word not in ("px", "MiB")]
-        for line in said.out.splitlines()[1:3]  # the first one says which slide is looked at
+        for line in said.out.splitlines()[:2]
     )
     told = dict(zip(head, row, strict=True))
     predicted = []
@@ -301,8 +301,10 @@ def test_a_run_over_what_is_no_slide_says_so_in_a_line_and_goes_on(
     given = str(no_slide).replace("directory", "director?")
     said = command("run", run_file(slides=[given, str(demo_slide)]))
     assert (said.code, said.err) == (INCOMPLETE, "")
-    (line,) = [line for line in said.out.splitlines() if str(no_slide) in line]
+    *notes, line = [line for line in said.out.splitlines() if str(no_slide) in line]
     assert re.fullmatch(f"{no_slide.stem}: failed: {no_slide}: .*; .*", line)
+    # What is not there is said before anything begins, too.
+    assert len(notes) == (no_slide.stem == "missing")
     assert "demo: done: " in said.out
     assert "1 of 2 slides done" in said.out
 
@@ -407,11 +409,14 @@ def test_status_names_the_slides_that_have_no_store(
     assert command("run", run_file(slides=[str(demo_slide), str(missing)])).code == INCOMPLETE
     said = command("status", tmp_path / "results")
     assert said.code == INCOMPLETE
-    assert ["none", "no", "store", *"----"] in [line.split() for line in said.out.splitlines()]
+    assert ["none", "failed", *"----"] in [line.split() for line in said.out.splitlines()]
     (tmp_path / "results" / "config.yaml").unlink()
-    alone = command("status", tmp_path / "results")
-    assert alone.code == OK
-    assert "slides without a store are not known" in alone.out
+    told = command("status", tmp_path / "results")
+    assert told.code == INCOMPLETE
+    assert ["none", "failed", *"----"] in [line.split() for line in told.out.splitlines()]
+    assert "slides without a store are not known" in told.out
+    (tmp_path / "results" / "status.csv").unlink()
+    assert command("status", tmp_path / "results").code == OK
 
 
 def test_help_shows_one_example_a_line(command: Command) -> None:

@@ -15,8 +15,9 @@ import pytest
 from distributed import Client
 
 from pipeline.clusters import cluster
+from pipeline.distributing import Distributed
 from pipeline.errors import ClusterError, ConfigError, MemoryBudgetError
-from pipeline.schedulers import Distributed, scheduler_in_force
+from pipeline.schedulers import scheduler_in_force
 from tests.test_schedulers import graph_of, keys
 
 
@@ -104,7 +105,7 @@ def test_what_cannot_be_meant_is_refused(settings: dict[str, Any], message: str)
         pass
 
 
-@pytest.mark.parametrize("limit", ["1 MiB", "200 MiB", 64 * 2**20])
+@pytest.mark.parametrize("limit", ["1 MiB", "100 MiB", 64 * 2**20])
 def test_a_limit_no_worker_could_start_in_is_refused_before_any_does(limit: str | int) -> None:
     with (
         pytest.raises(MemoryBudgetError, match=r"MiB a worker; it needs \d+ MiB before its first"),

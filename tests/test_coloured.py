@@ -181,7 +181,7 @@ def test_a_store_of_other_colours_is_not_gone_on_with(
     )
     assert pipeline.run(run_file).complete
     (outcome,) = pipeline.run(run_file, ["colour.icc=apply"]).outcomes
-    assert outcome.state == "failed"
+    assert outcome.state == "refused"
     assert "slide.colours" in outcome.reason
 
 

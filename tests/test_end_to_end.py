@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 import pipeline
+from pipeline.distributing import Distributed
 from pipeline.errors import ConfigError, MemoryBudgetError, StaleStoreError
 from pipeline.execute import run
 from pipeline.finding import find_tissue
@@ -20,7 +21,7 @@ from pipeline.geometry import Box
 from pipeline.model import load_model
 from pipeline.plan import Options, Plan, Tissue, plan_slide
 from pipeline.results import StoredSlide, open_results
-from pipeline.schedulers import Distributed, Local, Synchronous, scheduler_in_force
+from pipeline.schedulers import Local, Synchronous, scheduler_in_force
 from pipeline.slide import Slide, open_slide
 from pipeline.store import Coverage
 from pipeline.tissue import TissueSettings

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -289,11 +289,22 @@ def test_a_run_file_says_how_tissue_is_found(slide: Slide, tmp_path: Path) -> No
         quality=["pen"],
         exclude=["pen"],
     )
-    tissue = finder(config)(slide, "a")
+    tissue = finder(config)(slide, "a", None)
     assert tissue.mask.shape == (150, 200)
     assert tissue.settings["exclude"] == ["pen"]
     with pytest.raises(ConfigError, match=r"b\.geojson"):
-        finder(config)(slide, "b")
+        finder(config)(slide, "b", None)
+
+
+@pytest.mark.parametrize("method", ["otsu", "mask", "none"])
+def test_a_mask_of_a_slides_own_counts_before_what_the_run_file_says(
+    slide: Slide, tmp_path: Path, method: Literal["otsu", "mask", "none"]
+) -> None:
+    elsewhere = f"{tmp_path}/{{slide_id}}.png" if method == "mask" else None
+    find = finder(TissueConfig(method=method, mask=elsewhere, quality=["pen"]))
+    tissue = find(slide, "b", drawn(tmp_path))
+    np.testing.assert_array_equal(tissue.mask, truth(tissue))
+    assert (tissue.settings["method"], tissue.settings["quality"]) == ("mask", ["pen"])
 
 
 def test_a_tissue_model_that_is_none_is_refused_before_any_slide(tmp_path: Path) -> None:

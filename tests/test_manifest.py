@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+import pipeline
+from pipeline.books.names import parse_shard
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
-from pipeline.manifest import Job, jobs
-from pipeline.results import ENDING, safe_id
+from pipeline.manifest.jobs import Job, jobs, manifest_text, missing, shard_of
+from pipeline.urls import private
 from tests.dicoms import write_dicom
-from tests.toys import noise
+from tests.toys import noise, write_tiff
 
 
 def jobs_of(*slides: Path | str) -> tuple[Job, ...]:
@@ -27,6 +31,12 @@ def made(folder: Path, *names: str) -> list[Path]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     return [folder / name for name in names]
+
+
+def manifest_of(folder: Path, text: str, name: str = "slides.csv") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8", newline="")
+    return path
 
 
 def ids(given: tuple[Job, ...]) -> list[str]:
@@ -103,33 +113,9 @@ def test_names_that_would_share_a_store_get_different_ids(
     assert len({slide_id.lower() for slide_id in found}) == 2
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.text(max_size=40))
-@example("..")
-@example("../../etc/passwd")
-@example("/etc/passwd")
-@example("~root")
-@example("a\nb")
-@example("a\0b")
-@example("C:\\x")
-@example("...hidden")
-@example("-rf")
-def test_no_name_leaves_the_results_folder(name: str) -> None:
-    slide_id = safe_id(name)
-    store = Path("/results") / f"{slide_id}{ENDING}"
-    assert slide_id
-    assert store.parent == Path("/results")
-    assert store.name == f"{slide_id}{ENDING}"
-    assert slide_id.isascii()
-    assert not slide_id.startswith(".")
-    assert slide_id.replace("-", "").replace(".", "").replace("_", "").isalnum() or set(
-        slide_id
-    ) <= set("-._")
-
-
 @pytest.mark.parametrize(
     ("name", "slide_id"),
-    [("日本.svs", "slide"), ("é.svs", "slide"), ("a  b.svs", "a_b"), ("-.svs", "-")],
+    [("日本.svs", "slide-cf2abf0c"), ("é.svs", "e"), ("a  b.svs", "a_b"), ("AUX.svs", "slide-AUX")],
 )
 def test_weird_names_have_ids(tmp_path: Path, name: str, slide_id: str) -> None:
     (path,) = made(tmp_path, name)
@@ -137,46 +123,15 @@ def test_weird_names_have_ids(tmp_path: Path, name: str, slide_id: str) -> None:
 
 
 def test_slides_whose_names_say_nothing_still_get_different_ids(tmp_path: Path) -> None:
-    made(tmp_path, "日本.svs", "中国.svs")
-    found = ids(jobs_of(tmp_path / "*.svs"))
-    assert len(set(found)) == 2
+    made(tmp_path, "日本.svs", "中国.svs", "x/日本.svs")
+    found = ids(jobs_of(tmp_path / "**" / "*.svs"))
+    assert len(set(found)) == 3
     assert all(slide_id.startswith("slide-") for slide_id in found)
 
 
 def test_what_macos_leaves_beside_a_slide_is_no_slide(tmp_path: Path) -> None:
     made(tmp_path, "a.svs", "._a.svs")
     assert ids(jobs_of(tmp_path)) == ["a"]
-
-
-def manifest_of(folder: Path, text: str) -> Path:
-    path = folder / "slides.csv"
-    path.write_bytes(text.encode())
-    return path
-
-
-def test_a_manifest_names_slides_ids_and_scales(tmp_path: Path) -> None:
-    (tmp_path / "cohort").mkdir()
-    path = manifest_of(
-        tmp_path / "cohort",
-        "slide_id,stain, image_path ,mpp\r\n"
-        "first,HE,a.svs,0.25\r\n"
-        ",IHC,../b.svs,\r\n"
-        ' ,"H, E","s3://bucket/c,1.svs", 5e-1 \r\n'
-        "\r\n"
-        "last,,/slides/a.svs,\r\n",
-    )
-    assert jobs_of(path) == (
-        Job("first", f"{tmp_path}/cohort/a.svs", 0.25),
-        Job("b", f"{tmp_path}/b.svs"),
-        Job("c_1", "s3://bucket/c,1.svs", 0.5),
-        Job("last", "/slides/a.svs"),
-    )
-
-
-def test_image_path_is_enough_and_excels_mark_is_no_part_of_it(tmp_path: Path) -> None:
-    assert jobs_of(manifest_of(tmp_path, "\ufeffimage_path\na.svs\n")) == (
-        Job("a", f"{tmp_path}/a.svs"),
-    )
 
 
 def test_what_a_manifest_says_of_a_slide_counts_wherever_else_it_is_named(tmp_path: Path) -> None:
@@ -195,40 +150,189 @@ def test_an_id_that_a_manifest_gives_is_kept_and_others_yield(tmp_path: Path) ->
     assert other.startswith("a-")
 
 
+def test_all_jobs_of_a_run_have_all_columns_of_its_manifests(tmp_path: Path) -> None:
+    (alone,) = made(tmp_path, "alone.svs")
+    one = manifest_of(tmp_path, "label,image_path,mask_path\n1,a.svs,a.png\n", "one.csv")
+    other = manifest_of(tmp_path, "image_path,fold,label\nb.svs,x,\n", "other.csv")
+    assert jobs_of(alone, one, other) == (
+        Job("alone", str(alone), columns={"label": "", "fold": ""}),
+        Job(
+            "a",
+            f"{tmp_path}/a.svs",
+            mask=f"{tmp_path}/a.png",
+            columns={"label": "1", "fold": ""},
+        ),
+        Job("b", f"{tmp_path}/b.svs", columns={"label": "", "fold": "x"}),
+    )
+
+
+def test_jobs_may_be_told_apart_by_sets_whatever_their_columns(tmp_path: Path) -> None:
+    path = manifest_of(tmp_path, "image_path,label\na.svs,1\nb.svs,1\n")
+    assert len({*jobs_of(path), *jobs_of(path)}) == 2
+
+
+def test_everything_wrong_with_the_slides_is_said_at_once(tmp_path: Path) -> None:
+    first = manifest_of(
+        tmp_path, "image_path,slide_id,mpp\na.svs,x,1\nb.svs,X,no\nc.svs,X,1\na.svs,y,\n", "m.csv"
+    )
+    second = manifest_of(tmp_path, "image_path,slide_id\nc.svs,z\nd.svs,x\ne.svs,new\n", "n.csv")
+    with pytest.raises(ConfigError) as refused:
+        jobs_of(first, tmp_path / "*.ndpi", second, tmp_path / "none.csv")
+    once = "name each slide and each slide_id once"
+    assert str(refused.value).splitlines() == [
+        f"{first}: line 3: mpp: 'no' is no number; give um per pixel",
+        f"slides: {tmp_path}/*.ndpi: no file matches; check the pattern",
+        f"{tmp_path}/none.csv: No such file or directory; name a manifest (CSV or Parquet)",
+        f"{first}: line 3: X is there already, in line 2; {once}",
+        f"{first}: line 4: X is there already, in line 2; {once}",
+        f"{first}: line 5: {tmp_path}/a.svs is there already, in line 2; {once}",
+        f"{second}: line 2: {tmp_path}/c.svs is there already, in {first}: line 4; {once}",
+        f"{second}: line 3: x is there already, in {first}: line 2; {once}",
+    ]
+
+
+def test_no_more_than_twenty_problems_are_told_one_by_one(tmp_path: Path) -> None:
+    rows = "".join(f"{number}.svs,no\n" for number in range(23))
+    with pytest.raises(ConfigError) as refused:
+        jobs_of(manifest_of(tmp_path, f"image_path,mpp\n{rows}"))
+    lines = str(refused.value).splitlines()
+    assert len(lines) == 21
+    assert lines[19].startswith(f"{tmp_path}/slides.csv: line 21: ")
+    assert lines[20] == "and 3 more"
+
+
+def test_an_id_with_a_digest_yields_to_another_slide_of_that_name(tmp_path: Path) -> None:
+    one, other = made(tmp_path, "x/a.svs", "y/a.svs")
+    taken = ids(jobs_of(one, other))[0]
+    path = manifest_of(tmp_path, f"image_path,slide_id\nb.svs,{taken}\n")
+    (usurper,) = made(tmp_path, f"z/{taken.upper()}.svs")
+    found = ids(jobs_of(one, other, path, usurper))
+    assert found[2] == taken
+    assert len({each.lower() for each in found}) == 4
+    assert ids(jobs_of(usurper, path, other, one)) == found[::-1]
+
+
+def test_slides_that_differ_in_what_a_url_hides_have_ids_of_their_own() -> None:
+    found = jobs_of("https://host/a.svs?n=1", "https://host/a.svs?n=2", "https://host/b.svs?n=1")
+    assert len({job.slide_id for job in found}) == 3
+    assert ids(found)[2] == "b"
+
+
+def test_what_is_not_there_is_told_before_anything_starts(tmp_path: Path) -> None:
+    made(tmp_path, "a.svs", "b.svs", "b.png", "c.svs")
+    path = manifest_of(
+        tmp_path,
+        "image_path,mask_path\na.svs,\nb.svs,b.png\nc.svs,c.png\nd.svs,d.png\n"
+        f"s3://bucket/e.svs,s3://bucket/e.geojson\n{'f' * 300}.svs,\n",
+    )
+    told = [(job.slide_id[:3], reason) for job, reason in missing(jobs_of(path))]
+    gone = "no such file; check the path"
+    assert told == [
+        ("c", f"{tmp_path}/c.png: tissue mask: {gone}"),
+        (
+            "d",
+            f"{tmp_path}/d.svs: {gone}; {tmp_path}/d.png: tissue mask: {gone}",
+        ),
+        ("fff", f"{tmp_path}/{'f' * 300}.svs: File name too long"),
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 12])
+def test_shards_are_every_slide_once_and_equally_many(count: int) -> None:
+    todo = [Job(str(number), f"/{number}.svs") for number in range(10)]
+    shards = [shard_of(todo, (index, count)) for index in range(1, count + 1)]
+    assert sorted((job for shard in shards for job in shard), key=todo.index) == todo
+    assert {len(shard) for shard in shards} <= {10 // count, 10 // count + 1}
+    assert all(todo.index(job) % count == n for n, shard in enumerate(shards) for job in shard)
+
+
 @pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("", "line 1: no column image_path; it has: none"),
-        ("slide,mpp\na.svs,1\n", "line 1: no column image_path; it has: slide, mpp"),
-        ("image_path;mpp\na.svs;1\n", "line 1: no column image_path; it has: image_path;mpp"),
-        ("image_path\n", "names no slide; give one a line"),
-        ("image_path,mpp\na.svs,0.5\nb.svs,fine\n", "line 3: mpp: 'fine' is no number"),
-        ("image_path,mpp\na.svs,nan\n", "line 2: mpp: nan um per pixel cannot be meant; give 0.01"),
-        ("image_path,mpp\na.svs,0\n", "line 2: mpp: 0.0 um per pixel cannot be meant; give 0.01"),
-        ("image_path,mpp\na.svs,896\n", "line 2: mpp: 896.0 um per pixel cannot be meant"),
-        ("image_path,mpp\n,0.5\n", "line 2: no image_path; name the slide"),
-        ("image_path,mpp\na.svs\n", "line 2: not as many cells as there are columns"),
-        ("image_path\nb.svs\na,1.svs\n", "line 3: not as many cells as there are columns; quote"),
-        ("image_path\na.svs\nb.svs\na.svs\n", "line 4: .*a.svs is there already, in line 2"),
-        ("image_path,slide_id\na.svs,x\nb.svs,X\n", "line 3: x is there already, in line 2"),
-        ("image_path,slide_id\na.svs,../x\n", r"line 2: slide_id '\.\./x' cannot .*; use x"),
-        ('image_path\n"a.svs\n', "line 1: unexpected end of data"),
-    ],
+    "shard",
+    ["3/2", "0/2", "1/0", "0/0", "-1/2", "1", "", "1/2/3", "a/b", " 1/2", "1/2\n", "\u0661/2"],
 )
-def test_what_is_wrong_with_a_manifest_is_said_with_its_line(
-    tmp_path: Path, text: str, said: str
+def test_a_shard_that_is_none_is_refused(shard: str) -> None:
+    with pytest.raises(ConfigError, match=r"(?s)^--shard .*: no part of a whole; give I/N"):
+        parse_shard(shard)
+
+
+words = st.text(
+    st.one_of(st.sampled_from(",\"'\n\r;\t\0é "), st.characters(exclude_categories=["Cs"])),
+    max_size=8,
+).map(str.strip)
+names = st.text("ab ,\"'\n.é-", min_size=1, max_size=6).map(lambda name: f"/slides/{name}.svs")
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.lists(
+        st.tuples(names, st.none() | st.floats(0.011, 99), st.none() | names, words, words),
+        min_size=1,
+        max_size=6,
+        unique_by=lambda each: each[0],
+    )
+)
+@example([("/slides/a.svs", 0.1 + 0.2, None, "two\r\nlines\rthree", '"')])
+def test_a_manifest_that_was_written_reads_back_as_the_same_jobs(
+    tmp_path: Path, said: Sequence[tuple[Any, ...]]
 ) -> None:
-    with pytest.raises(ConfigError, match=rf"slides\.csv: {said}"):
-        jobs_of(manifest_of(tmp_path, text))
+    todo = [
+        Job(f"id-{number}", path, mpp, mask, {"patient_id": one, 'la,b"el': other})
+        for number, (path, mpp, mask, one, other) in enumerate(said)
+    ]
+    path = manifest_of(tmp_path, manifest_text(todo))
+    assert jobs_of(path) == tuple(todo)
+    assert [list(job.columns) for job in jobs_of(path)] == [["patient_id", 'la,b"el']] * len(todo)
 
 
-def test_a_manifest_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    latin = tmp_path / "latin.csv"
-    latin.write_bytes("image_path\né.svs\n".encode("latin-1"))
-    with pytest.raises(ConfigError, match=r"latin\.csv: not UTF-8 text; save .* as CSV UTF-8"):
-        jobs_of(latin)
-    with pytest.raises(ConfigError, match=r"none\.csv: No such file or directory; name a manifest"):
-        jobs_of(tmp_path / "none.csv")
+def test_a_manifest_that_was_written_keeps_the_ids_that_names_were_given(tmp_path: Path) -> None:
+    names = ("x/a.svs", "y/A.svs", "日本.svs", "con.svs", f"{'n' * 200}.svs", "x/b.svs")
+    made(tmp_path, *names)
+    made(tmp_path, f"y/{'n' * 200}.svs")
+    found = jobs_of(tmp_path / "**" / "*.svs")
+    assert len({job.slide_id.lower() for job in found}) == 7
+    assert jobs_of(manifest_of(tmp_path, manifest_text(found))) == found
+    assert jobs_of(manifest_of(tmp_path, manifest_text(found[::2]))) == found[::2]
+
+
+def test_a_manifest_that_was_written_holds_no_secret_and_is_text() -> None:
+    signed = private("https://me:secret@host/a.svs?key=secret")
+    text = manifest_text([Job("a", signed, mask=signed), Job("b", "/slides/\udce9.svs")])
+    assert text == (
+        "slide_id,image_path,mpp,mask_path\n"
+        "a,https://host/a.svs,,https://host/a.svs\n"
+        "b,/slides/\\udce9.svs,,\n"
+    )
+
+
+def test_a_run_takes_masks_and_columns_from_its_manifest(
+    tmp_path: Path, toy_model: Callable[..., Path]
+) -> None:
+    write_tiff(tmp_path / "a.tiff", noise(256, 256))
+    write_tiff(tmp_path / "b.tiff", noise(256, 256))
+    square = [[0, 0], [128, 0], [128, 256], [0, 256]]
+    (tmp_path / "a.json").write_text(f'{{"type": "Polygon", "coordinates": [{square}]}}')
+    path = manifest_of(
+        tmp_path, "image_path,mask_path,label,patient_id\na.tiff,a.json,tumour,\nb.tiff,no.json,,\n"
+    )
+    config = RunConfig(slides=str(path), model=str(toy_model("per_patch")))
+    config = config.model_copy(
+        update={
+            "output": replaced(config.output, directory=str(tmp_path / "results"), block=128),
+            "cluster": replaced(config.cluster, kind="threads", dashboard="none"),
+        }
+    )
+    done, failed = pipeline.run(config).outcomes
+    assert (done.analysed, done.background) == (2, 2)
+    assert failed.state == "failed"
+    assert "no.json: tissue mask cannot be read" in failed.reason
+    stored = pipeline.open_results(tmp_path / "results")["a"]
+    assert stored.provenance["manifest"] == {"label": "tumour", "patient_id": ""}
+
+
+def replaced(values: Any, **changes: Any) -> Any:
+    return values.model_copy(update=changes)
 
 
 def test_the_files_of_a_dicom_slide_are_one_slide_named_after_their_folder(tmp_path: Path) -> None:

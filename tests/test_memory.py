@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline import memory
 from pipeline.errors import MemoryBudgetError
-from pipeline.memory import check_budget, predicted_bytes, worker_bytes
-from pipeline.model import Card, Footprint, MapRef, Model, ModelRef, OutputRef, SessionRef
+from pipeline.memory import Worker, check_budget, predicted_bytes, reader_bytes, worker_bytes
+from pipeline.model import (
+    Card,
+    Footprint,
+    MapRef,
+    Model,
+    ModelRef,
+    ObjectsRef,
+    OutputRef,
+    SessionRef,
+)
 from pipeline.model.card import InputSpec, OutputSpec
+from pipeline.slide import open_slide
 
 MIB = 2**20
 
@@ -75,7 +86,7 @@ def test_a_plan_that_just_fits_is_accepted() -> None:
 
 
 def test_every_thread_of_a_worker_adds_a_block_but_no_second_model(model: Model) -> None:
-    one, two, three = (worker_bytes(model, 2048, "uint8", threads=n) for n in (1, 2, 3))
+    one, two, three = (worker_bytes(model, 2048, "uint8", Worker(n)) for n in (1, 2, 3))
     assert one == predicted_bytes(model, 2048, "uint8")
     assert two - one == three - two
     assert 2048**2 * 3 < two - one < one - memory.BASE_BYTES
@@ -85,7 +96,7 @@ def test_every_thread_of_a_worker_adds_a_block_but_no_second_model(model: Model)
 def test_a_larger_block_needs_more(model: Model, threads: int) -> None:
     # Multiples of the core of a patch: a block that cuts patches reads more than one that fits.
     needed = [
-        worker_bytes(model, model.ref.step * n, "uint8", threads=threads) for n in (2, 3, 6, 12, 24)
+        worker_bytes(model, model.ref.step * n, "uint8", Worker(threads)) for n in (2, 3, 6, 12, 24)
     ]
     assert needed == sorted(set(needed))
     # In the end it is pixels that count.
@@ -122,7 +133,42 @@ def test_a_strided_output_needs_less(model: Model) -> None:
 def test_the_session_counts_once_and_a_running_batch_for_every_thread(model: Model) -> None:
     larger = replace(model, footprint=Footprint(session_bytes=9 * MIB, running_bytes=55 * MIB))
     for threads in (1, 3):
-        grown = worker_bytes(larger, 2048, "uint8", threads=threads)
-        assert (
-            grown - worker_bytes(model, 2048, "uint8", threads=threads) == (8 + 50 * threads) * MIB
-        )
+        least = worker_bytes(model, 2048, "uint8", Worker(threads))
+        grown = worker_bytes(larger, 2048, "uint8", Worker(threads))
+        assert grown - least == (8 + 50 * threads) * MIB
+
+
+def test_what_a_process_has_in_use_before_its_first_block_counts(model: Model) -> None:
+    here = Worker(base_bytes=memory.BASE_BYTES + 100 * MIB)
+    least = worker_bytes(model, 2048, "uint8", Worker())
+    assert worker_bytes(model, 2048, "uint8", here) - least == 100 * MIB
+
+
+def test_what_finding_objects_takes_counts(model: Model) -> None:
+    (scores,) = model.ref.outputs
+    found = ObjectsRef("peaks", 0, None, None, (), 0.5, 3.0, 10.0, 20.0)
+    sizes = [predicted_bytes(model, 2048, "uint8")]
+    for method in ("peaks", "watershed"):
+        objects = replace(scores, kind="objects", objects=replace(found, method=method))
+        ref = replace(model.ref, outputs=(objects,))
+        sizes.append(predicted_bytes(replace(model, ref=ref), 2048, "uint8"))
+    assert sizes == sorted(set(sizes))
+
+
+def test_the_tiles_that_openslide_keeps_count(model: Model, demo_slide: Path) -> None:
+    levels = [open_slide(demo_slide, reader=reader).level(0) for reader in ("tiff", "openslide")]
+    tiff, openslide = (predicted_bytes(model, 512, "uint8", level) for level in levels)
+    assert openslide - tiff >= 32 * MIB
+    assert reader_bytes(levels[0]) == 0
+
+
+def test_a_slide_that_is_smaller_than_a_block_needs_no_more_than_itself(
+    model: Model, demo_slide: Path
+) -> None:
+    level = open_slide(demo_slide).level(0)
+    whole, larger = (predicted_bytes(model, model.ref.step * n, "uint8", level) for n in (4, 40))
+    assert whole == larger < predicted_bytes(model, model.ref.step * 40, "uint8")
+
+
+def test_a_worker_of_whose_memory_nothing_is_known_is_not_refused() -> None:
+    check_budget(2**60, None, slide="a.svs", block=2048)

@@ -17,7 +17,7 @@ from numcodecs import Blosc
 
 from pipeline.errors import SlideError
 from pipeline.geometry import Box
-from pipeline.manifest import jobs
+from pipeline.manifest.jobs import jobs
 from pipeline.readers.multiscales import is_ome_zarr
 from pipeline.readers.ome_zarr import OmeZarrReader, open_reader
 from pipeline.runfile import load_config

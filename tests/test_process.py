@@ -11,13 +11,20 @@ import psutil
 import pytest
 
 from pipeline import process
-from pipeline.process import available_bytes, cores, resident_bytes, return_freed_memory
+from pipeline.process import (
+    available_bytes,
+    cores,
+    peak_bytes,
+    reset_peak,
+    resident_bytes,
+    return_freed_memory,
+)
 
 MIB, GIB = 2**20, 2**30
 UNLIMITED = 0x7FFFFFFFFFFFF000  # what cgroup 1 says
 SLURM = (
-    *("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU"),
-    *("SLURM_CPUS_ON_NODE", "SLURM_CPUS_PER_TASK"),
+    *("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "SLURM_MEM_PER_GPU"),
+    *("SLURM_CPUS_ON_NODE", "SLURM_CPUS_PER_TASK", "SLURM_GPUS_ON_NODE"),
 )
 
 
@@ -62,6 +69,15 @@ def test_the_least_limit_of_the_cgroups_around_a_process_counts(
     assert available_bytes() == expected * GIB
 
 
+def test_what_is_slowed_down_above_a_cgroups_high_mark_counts_as_its_limit(machine: Path) -> None:
+    (machine / "own").write_text("0::/system.slice/job\n")
+    limit(machine, "system.slice/job", str(6 * GIB))
+    limit(machine, "system.slice", str(4 * GIB), "memory.high")
+    assert available_bytes() == 4 * GIB
+    limit(machine, "system.slice", "max", "memory.high")
+    assert available_bytes() == 6 * GIB
+
+
 def test_cgroups_of_version_one_count_too(machine: Path) -> None:
     (machine / "own").write_text("3:cpu:/a\n5:memory,pids:/slurm/job_1\n")
     limit(machine, "memory", str(UNLIMITED), "memory.limit_in_bytes")
@@ -76,6 +92,8 @@ def test_cgroups_of_version_one_count_too(machine: Path) -> None:
         ({"SLURM_MEM_PER_NODE": "4096"}, 4),
         ({"SLURM_MEM_PER_NODE": "0"}, 64),  # all there is
         ({"SLURM_MEM_PER_CPU": "1024", "SLURM_CPUS_ON_NODE": "6"}, 6),
+        ({"SLURM_MEM_PER_GPU": "8192", "SLURM_GPUS_ON_NODE": "2", "SLURM_CPUS_ON_NODE": "6"}, 16),
+        ({"SLURM_MEM_PER_GPU": "8192"}, 8),
     ],
 )
 def test_what_slurm_granted_counts(
@@ -151,6 +169,32 @@ def test_memory_in_use_rises_and_falls_with_what_is_held() -> None:
     assert resident_bytes() - before > 60 * MIB
     held.clear()
     assert resident_bytes() - before < 8 * MIB
+
+
+def test_a_peak_is_counted_from_when_it_was_reset_for_each_who_asks() -> None:
+    return_freed_memory()
+    resident = resident_bytes()
+    reset_peak("whole")
+    np.ones(64 * MIB, np.uint8)  # gone at once
+    reset_peak("part")
+    small = np.ones(16 * MIB, np.uint8)
+    part, whole = peak_bytes("part"), peak_bytes("whole")
+    assert 60 * MIB < whole - resident < 90 * MIB
+    assert 12 * MIB < part - resident < 40 * MIB
+    assert small.all()
+
+
+def test_a_peak_that_cannot_be_counted_anew_is_that_since_the_process_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.ones(32 * MIB, np.uint8)
+    before = peak_bytes()
+    monkeypatch.setattr(process, "OWN_REFERENCES", tmp_path / "none" / "clear_refs")
+    reset_peak("a")
+    assert peak_bytes("a") >= before
+    # And where there is no /proc: what the C library counted.
+    monkeypatch.setattr(process, "OWN_STATUS", tmp_path / "none")
+    assert peak_bytes() == pytest.approx(before, rel=0.2)
 
 
 def test_without_glibc_memory_is_measured_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,12 +16,13 @@ from PIL import Image
 
 import pipeline
 from pipeline.batch import dry_run
+from pipeline.distributing import Distributed
 from pipeline.geometry import Box
 from pipeline.model import Model
 from pipeline.outcomes import Silence, SlideOutcome
 from pipeline.plan import Plan
 from pipeline.runfile import load_config
-from pipeline.schedulers import Distributed, scheduler_in_force
+from pipeline.schedulers import scheduler_in_force
 from tests.toys import read_directly, write_tiff
 
 HALO, PATCH = 96, 512  # what the network sees of a pixel's surroundings, and 320 that are kept
@@ -100,7 +101,7 @@ def test_stored_scores_of_a_real_slide_equal_the_model_run_on_the_whole_region(
     # A shift by one pixel is no rounding: the comparison can tell.
     assert np.abs(scores[1:] - 255 * expected[:-1]).max() > 25
     assert not stored.levels[0][0, :1920, :1920].compute(scheduler="synchronous").any()
-    assert 0.6 * plan.memory_bytes < max(report.peaks) <= plan.memory_bytes
+    assert 0.9 * max(report.peaks) <= plan.memory_bytes <= 1.25 * max(report.peaks)
 
 
 def at_once(shared_data: Path, box: Box) -> NDArray[np.float32]:

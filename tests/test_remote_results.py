@@ -16,12 +16,12 @@ from click.testing import CliRunner
 
 import pipeline
 from pipeline import cloud, places
-from pipeline.batch import CONFIG_COPY
+from pipeline.books.names import CONFIG
 from pipeline.cli import cli
 from pipeline.cloud import stores
 from pipeline.converting import convert
 from pipeline.errors import ConfigError, SlideError, StoreError
-from pipeline.manifest import jobs
+from pipeline.manifest.jobs import jobs
 from pipeline.readers.staging import CACHE_VARIABLE
 from pipeline.results import StoredSlide, open_results
 from pipeline.runfile import load_config
@@ -98,9 +98,7 @@ def test_a_finished_run_in_a_bucket_is_left_alone_and_a_stale_one_refused(
     }
     with pytest.raises(AssertionError, match=r"was begun with output\.dtype = 'uint8'"):
         run(run_file, bucket, "output.dtype=float32")
-    assert "dtype: uint8" in places.read_text(f"{bucket}/{CONFIG_COPY}"), (
-        "refused, it keeps its own"
-    )
+    assert "dtype: uint8" in places.read_text(f"{bucket}/{CONFIG}"), "refused, it keeps its own"
 
 
 def test_dropped_blocks_in_a_bucket_are_computed_again(bucket: str, run_file: Path) -> None:
@@ -176,7 +174,7 @@ def test_what_is_no_store_is_left_alone(bucket: str, run_file: Path) -> None:
 def test_a_damaged_store_in_a_bucket_is_one_clear_error(bucket: str, run_file: Path) -> None:
     stored = run(run_file, bucket)
     cloud.write(f"{stored.path}/coverage/zarr.json", b"{")
-    with pytest.raises(StoreError, match=rf"{stored.path}: damaged: .*; remove the store"):
+    with pytest.raises(StoreError, match=rf"{stored.path}: damaged: .*, or remove the store"):
         _ = stored.coverage
 
 
@@ -239,7 +237,7 @@ def test_a_slide_behind_a_signed_url_is_run_and_its_signature_kept_nowhere(
     for folder in ("list", "one", "cache"):
         for file in (tmp_path / folder).rglob("*"):
             assert file.is_dir() or b"secret" not in file.read_bytes()
-    kept = [(tmp_path / folder / CONFIG_COPY).read_text() for folder in ("list", "one")]
+    kept = [(tmp_path / folder / CONFIG).read_text() for folder in ("list", "one")]
     assert [f"{web.url}/slides/noise.tiff\n" in text for text in kept] == [True, True]
     web.trouble = "404"
     monkeypatch.setattr("pipeline.readers.remote.FRESH_S", 0.0)

@@ -16,8 +16,9 @@ from dask._task_spec import Task
 from distributed import Client
 
 from pipeline.clusters import cluster
-from pipeline.errors import ClusterError, SlideError
-from pipeline.schedulers import Distributed, Local, Scheduler, Synchronous, scheduler_in_force
+from pipeline.distributing import WINDOW, Distributed
+from pipeline.errors import ClusterError, SchedulerLostError, SlideError
+from pipeline.schedulers import Local, Scheduler, Synchronous, scheduler_in_force
 
 
 @pytest.fixture(params=["synchronous", "threads", "local"])
@@ -70,6 +71,17 @@ def test_a_stream_that_is_left_leaves_nothing_running(client: Client) -> None:
     assert not client.futures
 
 
+def test_live_tasks_are_never_more_than_the_window(client: Client) -> None:
+    with dask.config.set({WINDOW: 10}):
+        stream = Distributed(client).run(keys("live", 60), graph_of)
+        # One that has just ended may not be forgotten yet.
+        seen = [
+            sum(each.status == "pending" for each in [*client.futures.values()]) for _ in stream
+        ]
+    assert len(seen) == 60
+    assert max(seen) <= 10
+
+
 async def _settled(client: Client) -> None:
     import asyncio
 
@@ -102,20 +114,31 @@ def test_the_scheduler_in_force_is_the_one_dask_would_use(client: Client) -> Non
         assert scheduler_in_force().threads == 4
 
 
-def die(_: int) -> None:
-    os._exit(1)
+def die_at_seven(number: int, log: str) -> int:
+    time.sleep(0.02)
+    if number == 7:
+        with Path(log).open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        os._exit(1)
+    return number
 
 
-def test_what_kills_its_workers_is_an_error_of_that_task_and_no_other() -> None:
+def test_what_kills_its_workers_is_an_error_of_that_task_and_no_other(tmp_path: Path) -> None:
+    log = tmp_path / "deaths"
     with cluster("local", workers=2, dashboard="none") as client:
         assert client is not None
-        here = Distributed(client)
-        with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
-            fatal = ("die", 0)
-            given = list(here.run([fatal], lambda _: {fatal: Task(fatal, die, 0)}))
-        (done,) = given
-        assert isinstance(done.error, ClusterError)
-        assert "raise cluster.memory_limit" in str(done.error)
+        given = list(
+            Distributed(client).run(
+                keys("die", 30),
+                lambda some: {key: Task(key, die_at_seven, key[-1], str(log)) for key in some},
+            )
+        )
+    assert sorted(key for key, _ in given) == keys("die", 30)
+    (poison,) = [done for done in given if done.error is not None]
+    assert poison.key == ("die", 7)
+    assert isinstance(poison.error, ClusterError)
+    assert "3 times in a row" in str(poison.error)
+    assert len(set(log.read_text().split())) == 3
 
 
 def test_a_scheduler_that_is_gone_is_a_clear_error(tmp_path: Path) -> None:
@@ -138,3 +161,13 @@ def test_a_scheduler_that_is_gone_is_a_clear_error(tmp_path: Path) -> None:
     finally:
         scheduler.kill()
         scheduler.wait()
+
+
+def test_a_local_cluster_without_workers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.distributing.NO_WORKER_S", 0.5)
+    with cluster("local", workers=1, dashboard="none") as client:
+        assert client is not None
+        assert client.cluster is not None
+        client.cluster.scale(0)
+        with pytest.raises(SchedulerLostError, match="no worker has been left"):
+            list(Distributed(client).run(keys("unmanned", 3), graph_of))

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -543,6 +544,8 @@ def test_without_a_runtime_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -
 def test_two_runtimes_side_by_side_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     both = ("onnxruntime", "onnxruntime-gpu")
     monkeypatch.setattr(runtime, "_installed", lambda name: name in both)
+    anew = cache(runtime._warn_of_others.__wrapped__)
+    monkeypatch.setattr(runtime, "_warn_of_others", anew)
     with pytest.warns(UserWarning, match="onnxruntime and onnxruntime-gpu are installed side by"):
         runtime_version()
 

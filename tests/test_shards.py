@@ -66,7 +66,7 @@ def test_a_stored_array_keeps_the_contracts(kind: str, together: int, tmp_path: 
     check_source(token, background=7)
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "index", "frame"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "index", "frame", "byte"])
 def test_a_damaged_shard_is_named(damage: str, tmp_path: Path) -> None:
     token, values = make(tmp_path / "a.zarr", "uint8", 3), noise("uint8")
     box = token.grid.box((0, 0))
@@ -79,6 +79,7 @@ def test_a_damaged_shard_is_named(damage: str, tmp_path: Path) -> None:
             "cut": good[:-10],
             "index": good[:-30] + b"x" + good[-29:],
             "frame": b"\0" * 60 + good[60:],
+            "byte": good[:500] + bytes([good[500] ^ 1]) + good[501:],
         }[damage]
     )
     for asked in (box, Box(0, 0, 10, 10)):

@@ -159,6 +159,37 @@ def test_a_damaged_part_names_its_table(tmp_path: Path) -> None:
         read_table(str(tmp_path), "nuclei")
 
 
+def test_a_byte_of_a_part_that_changed_is_found_or_changes_no_value(tmp_path: Path) -> None:
+    table = table_at(tmp_path)
+    table.write_part((0, 0), some(1, 2, 3))
+    table.check((0, 0))
+    good, part = read_table(str(tmp_path), "nuclei"), Path(table.part((0, 0)))
+    content = bytearray(part.read_bytes())
+    found, tried = 0, range(0, len(content), 17)
+    for at in tried:
+        content[at] ^= 16
+        part.write_bytes(content)
+        try:
+            table.check((0, 0))
+        except ValueError:
+            found += 1
+        else:
+            assert read_table(str(tmp_path), "nuclei").equals(good)
+        content[at] ^= 16
+    assert found > len(tried) / 2
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" * 40])
+def test_a_part_that_is_no_parquet_is_torn(content: bytes, tmp_path: Path) -> None:
+    table = table_at(tmp_path)
+    table.write_part((0, 0), some(1))
+    Path(table.part((0, 0))).write_bytes(content)
+    with pytest.raises(ValueError, match="Parquet"):
+        table.check((0, 0))
+    # Only a file that cannot be one by its size alone is done again without being read.
+    assert done(table) == ({(0, 0)} if len(content) > 100 else set())
+
+
 @pytest.mark.parametrize("engine", ["pyarrow", "shapely"])
 def test_without_the_extra_the_message_names_it(
     engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.worker import _unforeseen
+from pipeline.worker import unforeseen
 from tests.toys import RED, noise, write_tiff
 
 
@@ -51,7 +51,7 @@ def test_a_block_that_fails_on_a_worker_is_one_clear_line(run_file: Path) -> Non
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[..., list[str]]]:
     logger = logging.getLogger("test of a worker")
-    logger.addFilter(_unforeseen)
+    logger.addFilter(unforeseen)
 
     def log(message: str, *args: object) -> list[str]:
         caplog.clear()
@@ -59,7 +59,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[..., list[str]
         return [record.getMessage() for record in caplog.records]
 
     yield log
-    logger.removeFilter(_unforeseen)
+    logger.removeFilter(unforeseen)
 
 
 def test_a_worker_still_logs_what_nobody_foresaw(logged: Callable[..., list[str]]) -> None:

@@ -14,8 +14,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.cloud.conditional import Tag, put_if, read_tagged
 from pipeline.cloud.reasons import told
-from pipeline.cloud.stores import engine, opened, root
+from pipeline.cloud.stores import check_writes, engine, opened, root
 from pipeline.cloud.waiting import all_of, waited
 from pipeline.urls import split
 
@@ -23,12 +24,15 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 __all__ = [
+    "Tag",
     "Version",
     "below",
     "fetch",
     "fetch_many",
     "names",
+    "put_if",
     "read",
+    "read_tagged",
     "remove",
     "root",
     "told",
@@ -95,9 +99,7 @@ def read(url: str) -> bytes:
 
 def write(url: str, content: bytes) -> None:
     """Store an object; it is there whole or not at all."""
-    if split(url)[0].startswith("http"):
-        what = "nothing can be written to a web server; name a folder, s3:// or gs://"
-        raise OSError(errno.EOPNOTSUPP, what)
+    check_writes(url)
     store, key = opened(url)
 
     async def put() -> None:

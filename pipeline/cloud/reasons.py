@@ -24,6 +24,8 @@ def reason(error: Exception) -> OSError:
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(errno.ENOENT, "no such object; check the URL")
     text, kind = str(error), type(error).__name__
+    if kind in ("AlreadyExistsError", "PreconditionError"):
+        return FileExistsError(errno.EEXIST, "another was stored there meanwhile; try again")
     status = re.search(r"status code: (\d+ ?[A-Za-z ]*)", text)
     code = re.search(r"<Code>(\w+)</Code>", text)
     said = " ".join(part.group(1).strip() for part in (status, code) if part)

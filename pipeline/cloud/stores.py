@@ -18,7 +18,7 @@ from pipeline.urls import split
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-__all__ = ["LIMITS", "Limits", "engine", "opened", "root"]
+__all__ = ["LIMITS", "Limits", "check_writes", "engine", "opened", "root"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,13 @@ def opened(url: str) -> tuple[ObjectStore, str]:
     if not place or not key:
         raise FileNotFoundError(errno.ENOENT, "names no object; give scheme://bucket/key")
     return _store(scheme, place, "", _surroundings(), LIMITS), key
+
+
+def check_writes(url: str) -> None:
+    """Raise `OSError` where nothing can be written."""
+    if split(url)[0].startswith("http"):
+        what = "nothing can be written to a web server; name a folder, s3:// or gs://"
+        raise OSError(errno.EOPNOTSUPP, what)
 
 
 def _surroundings() -> tuple[tuple[str, str], ...]:

@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -261,14 +262,20 @@ def _runtime() -> Any:
             "no ONNX Runtime is installed; pip install 'wsi-pipeline[cpu]' "
             "(or [gpu], or [openvino]: one of the three)"
         ) from error
+    _warn_of_others()
+    return onnxruntime
+
+
+@cache
+def _warn_of_others() -> None:
+    """Warn, once, of builds that share their files: whichever was installed last is used."""
     found = [name for name in _BUILDS if _installed(name)]
     if len(found) > 1:
         warnings.warn(
             f"{' and '.join(found)} are installed side by side and overwrite each other; "
             "uninstall all of them, then install one extra of wsi-pipeline",
-            stacklevel=2,
+            stacklevel=3,
         )
-    return onnxruntime
 
 
 def _installed(distribution: str) -> bool:

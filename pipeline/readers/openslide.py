@@ -33,6 +33,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from ctypes import POINTER, c_uint32
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -54,7 +55,8 @@ from pipeline.urls import shown
 __all__ = ["OpenSlideReader", "open_reader"]
 
 CACHE_BYTES = 32 * 2**20
-"""Decoded tiles one open slide keeps: a row of tiles under a block, not a whole level."""
+"""Decoded tiles that all open slides of a process keep together: rows of tiles under a few blocks,
+not a whole level, and no more after many slides than after one."""
 
 MOST_PIXELS = 2**28
 """Pixels of the largest label, macro or thumbnail that is believed: a header may claim any."""
@@ -95,6 +97,11 @@ def _open(name: str, path: str) -> openslide.OpenSlide:
     return slide
 
 
+@cache
+def _tiles() -> openslide.OpenSlideCache:
+    return openslide.OpenSlideCache(CACHE_BYTES)
+
+
 class OpenSlideReader:
     """One OpenSlide handle; the C library is thread-safe, so threads share it."""
 
@@ -108,7 +115,7 @@ class OpenSlideReader:
         self._path = name
         self._slide = slide
         self._staged = staged or StagedFile(name)
-        self._slide.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
+        self._slide.set_cache(_tiles())
         # Asked once: after another thread's error this too would raise.
         self.downsamples: tuple[float, ...] = slide.level_downsamples
         self.metadata = _describe(file or name, slide)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +12,27 @@ from numpy.typing import NDArray
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
+from pipeline import places
 from pipeline.errors import StoreError
 from pipeline.geometry import Box, Grid, Index, Shape
 from pipeline.handles import Pool
 from pipeline.readers.zarr_stores import zarr_at
 from pipeline.store.damage import tells_the_store
 from pipeline.store.layout import ArrayLayout, ImageLayout
-from pipeline.store.shards import decode_shard, encode_shard
+from pipeline.store.shards import check_shard, decode_shard, encode_shard, index_bytes
+from pipeline.urls import join
 
-__all__ = ["StoredArray", "done", "drop", "halve", "image_outputs", "keys", "outputs", "thin"]
+__all__ = [
+    "StoredArray",
+    "done",
+    "drop",
+    "halve",
+    "image_outputs",
+    "keys",
+    "outputs",
+    "there",
+    "thin",
+]
 
 _ROWS = 64
 
@@ -100,13 +112,24 @@ class StoredArray:
         data = encode_shard(values, self.chunks, self._chunk_shape, self.background)
         with _arrays.using(self) as array:
             buffer = default_buffer_prototype().buffer.from_bytes(data)
-            sync(array.store.set(self._key(index), buffer))
+            sync(array.store.set(self.key(index), buffer))
+
+    def check(self, index: Index) -> None:
+        """Read one block's shard back, a chunk at a time.
+
+        Raises `ValueError`, `RuntimeError` or `FileNotFoundError`, which say what is wrong with
+        it; another `OSError` where it cannot be read.
+        """
+        data = memoryview(places.read(join(self.store, *self.key(index).split("/"))))
+        shape = (self.channels, *self.grid.box(index).shape)
+        check_shard(data, shape, self.kind, self.chunks, self._chunk_shape)
 
     @property
     def _chunk_shape(self) -> tuple[int, int, int]:
         return (self.chunk_channels, self.chunk, self.chunk)
 
-    def _key(self, index: Index) -> str:
+    def key(self, index: Index) -> str:
+        """Give the name of a block's shard in the store."""
         return f"{self._prefix}{index[0]}/{index[1]}"
 
     @property
@@ -123,7 +146,7 @@ class StoredArray:
         values = np.empty((self.channels, *inside.shape), self.kind)
         for block in whole:
             part = values[(slice(None), *block.within(inside))]
-            key = self._key((block.y // self.block, block.x // self.block))
+            key = self.key((block.y // self.block, block.x // self.block))
             stored = sync(array.store.get(key, default_buffer_prototype()))
             if stored is None:
                 part[...] = self.background
@@ -180,10 +203,24 @@ def image_outputs(path: str, layout: ImageLayout) -> tuple[StoredArray, ...]:
 
 @tells_the_store
 def done(array: StoredArray) -> set[Index]:
-    """Give the blocks of ``array`` that are stored."""
-    prefix = array._prefix  # noqa: SLF001 - its own module
-    parts = (key.removeprefix(prefix).split("/") for key in keys(array.store, prefix))
-    return {(int(p[0]), int(p[1])) for p in parts if len(p) == 2 and "".join(p).isdigit()}
+    """Give the blocks of ``array`` that are stored: those whose shard has room for its index.
+
+    A disk that lost its power leaves files of the right name and no content.
+    """
+    least = index_bytes(array.chunks, array._chunk_shape)  # noqa: SLF001 - its own module
+    return {index for index, size in there(array).items() if size >= least}
+
+
+@tells_the_store
+def there(array: StoredArray) -> Mapping[Index, int]:
+    """Give the bytes of every shard that is there, whole or not."""
+    folder = join(array.store, *array._prefix.rstrip("/").split("/"))  # noqa: SLF001
+    shards: dict[Index, int] = {}
+    for name, size in places.below(folder):
+        row, _, column = name.partition("/")
+        if row.isdigit() and column.isdigit():  # what is being written there has another name
+            shards[int(row), int(column)] = size
+    return shards
 
 
 @tells_the_store
@@ -191,7 +228,7 @@ def drop(array: StoredArray, indices: Iterable[Index]) -> None:
     """Remove blocks, so that they are pending again."""
     root = zarr.open_group(zarr_at(array.store), mode="r+").store
     for i, j in indices:
-        sync(root.delete(array._key((i, j))))  # noqa: SLF001 - its own module
+        sync(root.delete(array.key((i, j))))
 
 
 def halve(values: NDArray[Any], _index: Index, _value: None) -> NDArray[Any]:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-from pipeline.errors import StoreError
+from pipeline.errors import DamagedStoreError, DiskFullError, StoreError
 from pipeline.urls import is_url
 
-__all__ = ["tells_the_store"]
+__all__ = ["DAMAGE", "one_line", "reason", "tells_the_store"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 # zarr's own errors are ValueErrors, its codecs' are ValueErrors or RuntimeErrors; a metadata file
 # that was cut short is no JSON, and one of another kind lacks keys.
-_DAMAGE = (ValueError, KeyError, TypeError, RuntimeError, FileNotFoundError)
+DAMAGE = (ValueError, KeyError, TypeError, RuntimeError, FileNotFoundError)
+"""What is raised by what is torn or missing."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def tells_the_store(function: Callable[P, R]) -> Callable[P, R]:
@@ -28,15 +32,20 @@ def tells_the_store(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
         except StoreError:
             raise
-        except _DAMAGE as error:
-            raise StoreError(
-                f"{_name(args[0])}: damaged: {_line(error)}; remove the store and run again"
+        except DAMAGE as error:
+            raise DamagedStoreError(
+                f"{_name(args[0])}: damaged: {one_line(error)}; mend it with wsi-pipeline status "
+                "RESULTS --verify --repair, or remove the store, and run again"
             ) from error
         except OSError as error:
             if is_url(_name(args[0])):
                 raise StoreError(f"{_name(args[0])}: {error.strerror}") from error
+            if error.errno in _FULL:
+                raise DiskFullError(
+                    f"{_name(args[0])}: {one_line(error)}; make room, then run again to continue"
+                ) from error
             raise StoreError(
-                f"{_name(args[0])}: cannot be read or written: {_line(error)}; check its "
+                f"{_name(args[0])}: cannot be read or written: {one_line(error)}; check its "
                 "permissions and the space on its disk, and run again"
             ) from error
 
@@ -48,5 +57,12 @@ def _name(first: object) -> str:
     return f"{store}/{name}" if name else str(store)
 
 
-def _line(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Give what was raised first, without which store it is and what to do."""
+    cause = error.__cause__
+    return one_line(cause if isinstance(cause, Exception) else error)
+
+
+def one_line(error: Exception) -> str:
+    """Give what an error says as one line."""
     return " ".join(str(error).split()) or type(error).__name__

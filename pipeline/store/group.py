@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,12 @@ from pipeline.store.array import keys
 from pipeline.store.damage import tells_the_store
 from pipeline.store.labels import write_label
 from pipeline.store.layout import ArrayLayout, Layout
-from pipeline.store.shards import COMPRESSOR
-from pipeline.store.tables import FOLDER
+from pipeline.store.shards import ALL_CHUNKS, COMPRESSOR
 from pipeline.urls import is_url, stem
 
 __all__ = [
     "FORMAT",
+    "METADATA",
     "Look",
     "begin",
     "begun",
@@ -45,6 +45,9 @@ __all__ = [
 
 FORMAT = 2
 """Version of what is in the ``wsi_pipeline`` attribute."""
+
+METADATA = "zarr.json"
+"""What the file is called that makes a folder a group or an array."""
 
 _PARTIAL = ".partial"
 
@@ -62,19 +65,14 @@ def begin(
     Raises `StaleStoreError` naming the first setting that differs, what it was and what it
     is; `StoreError` where ``path`` holds something else.
     """
-    if begun(path, settings):
+    seen = begun(path, settings)
+    if seen is not None:
+        if not seen.committed:  # something of it may have been dropped because it was damaged
+            _furnish(path, layout, tissue, _nodes(path))
         return
     # Arrays first, settings last: a store killed in between has no settings and is remade.
     group = zarr.open_group(zarr_at(path), mode="w", attributes={ATTRIBUTE: {"format": FORMAT}})
-    for array in layout.arrays:
-        _create(group, array)
-    group.create_array(
-        "coverage", shape=layout.grid.counts, dtype="uint8", chunks=layout.grid.counts
-    )
-    group.require_group("labels").attrs["ome"] = {"version": VERSION, "labels": []}
-    write_label(path, "tissue", tissue.astype(np.uint8), layout, {1: ("tissue", PALETTE[2])})
-    for name in layout.tables:  # or zarr would warn of folders that are no groups
-        group.require_group(f"{FOLDER}/{name}")
+    _furnish(path, layout, tissue, frozenset())
     group.attrs.update(
         {
             ATTRIBUTE: {
@@ -88,11 +86,45 @@ def begin(
     )
 
 
-def _create(group: zarr.Group, array: ArrayLayout) -> None:
+def _nodes(path: str) -> frozenset[str]:
+    """Give the paths of the groups and arrays whose metadata are there."""
+    return frozenset(
+        name.removesuffix(METADATA).rstrip("/")
+        for name, _ in places.below(path)
+        if name.rpartition("/")[2] == METADATA
+    )
+
+
+def _furnish(path: str, layout: Layout, tissue: NDArray[np.bool_], there: Collection[str]) -> None:
+    """Make the arrays and groups of a store that are not ``there``; blocks that are, stay."""
+    group = zarr.open_group(zarr_at(path), mode="r+")
+    for array in layout.arrays:
+        _create(group, array, there)
+    if "coverage" not in there:
+        group.create_array(
+            "coverage",
+            shape=layout.grid.counts,
+            dtype="uint8",
+            chunks=layout.grid.counts,
+            compressors=COMPRESSOR,
+            config=ALL_CHUNKS,
+        )
+    for folder in layout.folders:  # or zarr would warn of folders of tables that are no groups
+        if folder not in there:
+            group.require_group(folder)
+    if "labels" not in there:
+        kept = [name for name in ("tissue", "quality") if f"labels/{name}" in there]
+        group.require_group("labels").attrs["ome"] = {"version": VERSION, "labels": kept}
+    write_label(path, "tissue", tissue.astype(np.uint8), layout, {1: ("tissue", PALETTE[2])})
+
+
+def _create(group: zarr.Group, array: ArrayLayout, there: Collection[str]) -> None:
     # Labels are planes; anything else has channels.
     first = 1 if array.kind == "labels" else 0
     channels = len(array.channels)
     for level, grid in enumerate(array.grids):
+        if array.path(level) in there:
+            continue
         group.create_array(
             array.path(level),
             shape=(channels, *grid.shape)[first:],
@@ -115,16 +147,19 @@ def _described(array: ArrayLayout) -> dict[str, Any]:
     }
 
 
-def begun(path: str, settings: Mapping[str, Any], kind: str | None = None) -> bool:
-    """Say whether a store was begun; with the same ``settings``, or it is an error."""
+def begun(path: str, settings: Mapping[str, Any], kind: str | None = None) -> Look | None:
+    """Give what is seen of a store that was begun with the same ``settings``, or it is an error.
+
+    None where none was begun.
+    """
     seen = look(path)
     if seen is None or seen.settings is None:
-        return False
+        return None
     if seen.kind != kind:
         holds = "the pixels of a slide" if seen.kind else "the results of a model"
         raise StoreError(f"{path}: holds {holds}; name another place, or move it away")
     _check_settings(path, seen.settings, settings)
-    return True
+    return seen
 
 
 @tells_the_store

@@ -18,7 +18,7 @@ from pipeline.readers.units import micrometres
 from pipeline.readers.zarr_stores import zarr_at
 from pipeline.store.damage import tells_the_store
 from pipeline.store.layout import LABEL_CHUNK, Layout
-from pipeline.store.shards import COMPRESSOR
+from pipeline.store.shards import ALL_CHUNKS, COMPRESSOR
 
 __all__ = ["Label", "label_files", "open_label", "read_label", "write_label"]
 
@@ -51,6 +51,7 @@ def write_label(
             dtype="uint8",
             chunks=tuple(min(n, LABEL_CHUNK) for n in level.shape),
             compressors=COMPRESSOR,
+            config=ALL_CHUNKS,
             dimension_names=("y", "x"),
         )
         array[:] = level

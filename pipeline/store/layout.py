@@ -113,18 +113,22 @@ class Layout:
         return self.image.levels if self.image else 1
 
     @property
+    def folders(self) -> tuple[str, ...]:
+        """The groups in the group, those around others before them."""
+        deepest = ["labels", *(array.folder for array in self.arrays if array.folder)]
+        deepest += (f"objects/{name}" for name in self.tables)
+        parts = (folder.split("/") for folder in deepest)
+        around = ("/".join(each[: i + 1]) for each in parts for i in range(len(each)))
+        return tuple(sorted(set(around)))
+
+    @property
     def fixed_files(self) -> int:
         """Objects that are no block: metadata of groups and arrays, coverage, tissue chunks."""
         mask = Grid(self.label_shape, LABEL_CHUNK)
         chunks = sum(grid.size for grid in _levels(mask, self.label_levels))
-        folders = {"labels", "labels/tissue", *(f"objects/{name}" for name in self.tables)}
-        folders |= {"objects"} if self.tables else set()
-        for array in self.arrays:
-            parts = array.folder.split("/") if array.folder else []
-            folders |= {"/".join(parts[: i + 1]) for i in range(len(parts))}
         arrays = sum(array.levels for array in self.arrays) + self.label_levels
-        # The group, and the coverage with its one chunk.
-        return 3 + len(folders) + arrays + chunks
+        # The group and that of the tissue, and the coverage with its one chunk.
+        return 4 + len(self.folders) + arrays + chunks
 
 
 def _levels(grid: Grid, count: int) -> list[Grid]:

@@ -14,7 +14,13 @@ from pipeline.readers.zarr_stores import zarr_at
 from pipeline.store.array import StoredArray
 from pipeline.store.damage import tells_the_store
 
-__all__ = ["read_coverage", "read_placements", "read_tissue", "stored_outputs"]
+__all__ = [
+    "read_coverage",
+    "read_placements",
+    "read_tissue",
+    "stored_array",
+    "stored_outputs",
+]
 
 
 @tells_the_store
@@ -24,22 +30,29 @@ def stored_outputs(path: str, folder: str = "") -> tuple[StoredArray, ...]:
     found: list[StoredArray] = []
     # By name and not by a listing: there are also tables, which are no part of zarr's hierarchy.
     while (name := str(len(found))) in group:
-        array: Any = group[name]
-        found.append(
-            StoredArray(
-                store=path,
-                name=f"{folder}/{name}" if folder else name,
-                plane=(array.shape[-2], array.shape[-1]),
-                channels=1 if array.ndim == 2 else array.shape[0],
-                kind=str(array.dtype),
-                block=(array.shards or array.chunks)[-1],
-                chunk=array.chunks[-1],
-                background=float(array.fill_value),
-                chunk_channels=1 if array.ndim == 2 else array.chunks[0],
-                flat=array.ndim == 2,
-            )
-        )
+        found.append(_token(path, f"{folder}/{name}" if folder else name, group[name]))
     return tuple(found)
+
+
+@tells_the_store
+def stored_array(path: str, name: str) -> StoredArray:
+    """Give the token of one level of an output, from its own metadata alone."""
+    return _token(path, name, zarr.open_array(zarr_at(path), path=name, mode="r"))
+
+
+def _token(path: str, name: str, array: Any) -> StoredArray:
+    return StoredArray(
+        store=path,
+        name=name,
+        plane=(array.shape[-2], array.shape[-1]),
+        channels=1 if array.ndim == 2 else array.shape[0],
+        kind=str(array.dtype),
+        block=(array.shards or array.chunks)[-1],
+        chunk=array.chunks[-1],
+        background=float(array.fill_value),
+        chunk_channels=1 if array.ndim == 2 else array.chunks[0],
+        flat=array.ndim == 2,
+    )
 
 
 @tells_the_store

@@ -2,7 +2,8 @@
 
 With `StoredTable` they are written by blocks in any order and by anyone; a block is done when
 its part is there, also where it holds no row. Any reader of Parquet takes the folder for one
-table, geopandas, DuckDB and QuPath's scripts among them. The only module that imports pyarrow.
+table, geopandas, DuckDB and QuPath's scripts among them. With `pipeline.manifest.listed` the only
+module that imports pyarrow.
 
 Layout::
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,26 +30,33 @@ from pipeline.errors import MissingExtraError, StoreError
 from pipeline.geometry import Box, Grid, Index
 from pipeline.objects import PlacedObjects
 from pipeline.objects.outlines import shapely_module
-from pipeline.store.damage import tells_the_store
+from pipeline.store.damage import one_line, tells_the_store
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
     "FOLDER",
+    "REGIONS",
     "StoredTable",
     "check_engines",
     "done",
     "drop",
+    "read_part",
     "read_parts",
     "read_table",
     "table_names",
+    "there",
 ]
 
 FOLDER = "objects"
 
+REGIONS = "-regions"
+"""What is added to the name of labels for the table of their regions."""
+
 _PART = re.compile(r"part-(\d{5})-(\d{5})\.parquet")
 _COMPRESSION = "zstd"
+_LEAST_BYTES = 12  # of a Parquet file: two marks and the length of what it says of itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,17 @@ class StoredTable:
         """Give the path of a block's part."""
         return f"{self.folder}/part-{index[0]:05d}-{index[1]:05d}.parquet"
 
+    def check(self, index: Index) -> None:
+        """Read one part back: every page of it, against its checksum.
+
+        Raises `ValueError` or `FileNotFoundError`, which say what is wrong with it; another
+        `OSError` where it cannot be read.
+        """
+        content = places.read(self.part(index))
+        if len(content) < _LEAST_BYTES:
+            raise ValueError(f"{len(content):,} bytes are no Parquet file")
+        _check_part(content)
+
     def write(self, box: Box, objects: PlacedObjects) -> None:
         """Store one block's objects; they are there whole or not at all.
 
@@ -85,8 +104,16 @@ class StoredTable:
 
 
 def done(table: StoredTable) -> set[Index]:
-    """Give the blocks whose parts are there."""
-    return set(_parts(table.store, table.name))
+    """Give the blocks whose parts are there, and no file that lost its content."""
+    return {index for index, size in there(table).items() if size >= _LEAST_BYTES}
+
+
+@tells_the_store
+def there(table: StoredTable) -> Mapping[Index, int]:
+    """Give the bytes of every part that is there, whole or not."""
+    # What is being written there has another name.
+    found = ((_PART.fullmatch(name), size) for name, size in places.below(table.folder))
+    return {(int(match[1]), int(match[2])): size for match, size in found if match}
 
 
 @tells_the_store
@@ -114,7 +141,12 @@ def read_parts(path: str, name: str) -> Iterator[pa.Table]:
         raise StoreError(f"{path}: no table of objects called {name}; there is {there}")
     table = StoredTable(path, name, Grid((0, 0), 1))
     for index in indices:
-        yield _read(table, table.part(index))
+        yield read_part(table, index)
+
+
+def read_part(table: StoredTable, index: Index) -> pa.Table:
+    """Give one part; `StoreError` where it is damaged or not there."""
+    return _read(table, table.part(index))
 
 
 def read_table(path: str, name: str) -> pa.Table:
@@ -149,7 +181,36 @@ def _write(_table: StoredTable, path: str, content: bytes) -> None:
 @tells_the_store
 def _read(_table: StoredTable, path: str) -> pa.Table:
     arrow, parquet = _engines()
-    return parquet.read_table(arrow.BufferReader(places.read(path)))
+    source = arrow.BufferReader(places.read(path))
+    return parquet.read_table(source, page_checksum_verification=True)
+
+
+def _check_part(content: bytes) -> None:
+    arrow, parquet = _engines()
+    try:
+        table = parquet.read_table(arrow.BufferReader(content), page_checksum_verification=True)
+        table.validate(full=True)
+    except (arrow.ArrowException, OSError) as error:  # Arrow's own error for bytes is an OSError
+        raise ValueError(one_line(error)) from error
+    if not table.schema.equals(_schema(arrow)):
+        there = ", ".join(f"{each.name} {each.type}" for each in table.schema)
+        raise ValueError(f"columns {there} are not those of objects")
+    json.loads((table.schema.metadata or {}).get(b"geo", b""))
+
+
+def _schema(arrow: Any) -> Any:
+    return arrow.schema(
+        {
+            "id": arrow.int64(),
+            "x": arrow.float64(),
+            "y": arrow.float64(),
+            "area_um2": arrow.float64(),
+            "score": arrow.float32(),
+            "class": arrow.dictionary(arrow.int32(), arrow.string()),
+            "truncated": arrow.bool_(),
+            "geometry": arrow.binary(),
+        }
+    )
 
 
 def _encoded(objects: PlacedObjects) -> bytes:
@@ -171,7 +232,7 @@ def _encoded(objects: PlacedObjects) -> bytes:
     }
     table = arrow.table(columns).replace_schema_metadata({"geo": json.dumps(_geo(objects))})
     sink = arrow.BufferOutputStream()
-    parquet.write_table(table, sink, compression=_COMPRESSION)
+    parquet.write_table(table, sink, compression=_COMPRESSION, write_page_checksum=True)
     return bytes(sink.getvalue())
 
 

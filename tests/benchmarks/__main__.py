@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.process import cores
 from tests.benchmarks import __doc__ as about
 from tests.benchmarks import remote
+from tests.benchmarks.cohorts import MANY, RESUME, cohort_row
 from tests.benchmarks.jobs import JOBS, Job
 from tests.benchmarks.models import SHARED, shared_model
 from tests.benchmarks.rows import Row, remote_row, rows_of, run_rounds, table
@@ -33,12 +34,16 @@ def main(arguments: list[str] | None = None) -> int:
     asked = _parse(arguments)
     folder = Path(asked.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    names = asked.only or [*JOBS, _REMOTE]
+    names = asked.only or [*JOBS, _REMOTE, MANY, RESUME]
     rows: list[Row] = []
     runs: dict[str, Any] = {}
     for name in names:
         if name == _REMOTE:
             rows += _remote(asked, folder)
+            continue
+        if name in (MANY, RESUME):
+            _say(name)
+            rows.append(cohort_row(name, folder, quick=asked.quick))
             continue
         job = JOBS[name]
         if job.model is not None and shared_model(job.model) is None:
@@ -62,7 +67,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         description=about,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    known = [*JOBS, _REMOTE]
+    known = [*JOBS, _REMOTE, MANY, RESUME]
     parser.add_argument("--quick", action="store_true", help="a small slide: for trying it out")
     parser.add_argument("--only", action="append", choices=known, help="a job; may be repeated")
     parser.add_argument("--repeats", type=_positive, default=5, help="rounds (5)")

@@ -95,6 +95,13 @@ def _unet(path: Path) -> None:
     graph.save(path, x, ["N", 1, "H", "W"])
 
 
+def _means(path: Path) -> None:
+    """Write a graph that is nearly free: the mean of each colour."""
+    graph = _Graph()
+    x = graph.node("Flatten", [graph.node("GlobalAveragePool", ["image"])])
+    graph.save(path, x, ["N", 3])
+
+
 _PER_PATCH = {"input": {"patch": 256}}
 _MADE: dict[str, tuple[Callable[[Path], None], dict[str, Any]]] = {
     "resnet-18": (
@@ -102,6 +109,13 @@ _MADE: dict[str, tuple[Callable[[Path], None], dict[str, Any]]] = {
         {
             **_PER_PATCH,
             "outputs": [{"name": "scores", "channels": ["normal", "tumour"], "stride": 256}],
+        },
+    ),
+    "means": (
+        _means,
+        {
+            **_PER_PATCH,
+            "outputs": [{"name": "scores", "channels": ["red", "green", "blue"], "stride": 256}],
         },
     ),
     "u-net": (

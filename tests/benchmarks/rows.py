@@ -43,7 +43,8 @@ class Ratio:
 class Row:
     """One job beside its limit and one baseline; speeds, memory and CPU are medians.
 
-    Memory and CPU are ours. ``moved`` is what a row has instead that is not about time.
+    Memory and CPU are ours. ``moved`` is what a row has instead that is not about time, ``said``
+    what ours is and what it may be where neither is a speed.
     """
 
     job: str
@@ -58,6 +59,7 @@ class Row:
     peak_mib: float | None = None
     cpu_s: float | None = None
     moved: Mapping[str, int] | None = None
+    said: tuple[str, str] | None = None
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -66,6 +68,9 @@ class Row:
             ours = f"{self.moved['bytes'] / 1e6:.2f} MB, {self.moved['requests']} requests"
             most = f"{remote.MOST_BYTES / 1e6:g} MB, {remote.MOST_REQUESTS} requests"
             return (self.job, ours, most, *[_NONE] * (len(_HEAD) - 3))
+        if self.said is not None:
+            memory = _said(self.peak_mib, 0)
+            return (self.job, *self.said, *[_NONE] * (len(_HEAD) - 5), memory, _NONE)
         ratios = (self.ratio_to_limit, self.ratio_to_baseline)
         spreads = [f"{each.least:.2f}..{each.largest:.2f}" for each in ratios if each]
         return (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.terminal import INCOMPLETE, open_console, print_lines, table_of
+from pipeline.commands.terminal import INCOMPLETE, open_console, print_lines, table_of
 
 if TYPE_CHECKING:
     import numpy as np

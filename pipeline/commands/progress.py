@@ -18,8 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from pipeline.manifest import Job
-from pipeline.outcomes import SlideOutcome
+from pipeline.manifest.jobs import Job
+from pipeline.outcomes import SlideOutcome, Summary
 from pipeline.work import Watch
 
 __all__ = ["Bars", "Lines", "describe_outcome", "report_for", "watching"]
@@ -54,8 +54,10 @@ def watching(console: Console, name: str) -> Iterator[Watch]:
 
 def describe_outcome(outcome: SlideOutcome) -> str:
     """Say in a line what became of a slide."""
-    if outcome.state == "failed":
-        return f"{outcome.job.slide_id}: failed: {outcome.reason}"
+    if outcome.state in ("failed", "refused"):
+        return f"{outcome.job.slide_id}: {outcome.state}: {outcome.reason}"
+    if outcome.state == "pending":
+        return f"{outcome.job.slide_id}: not ended; what is stored stays"
     text = (
         f"{outcome.job.slide_id}: {outcome.state}: {outcome.analysed} blocks analysed, "
         f"{outcome.background} background, {outcome.failed} failed "
@@ -78,14 +80,14 @@ def _bars(console: Console) -> Progress:
 
 
 class Bars:
-    """Two bars: the slides, and the blocks of the slide under way."""
+    """A bar for the slides, and one for the blocks of each slide under way."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._progress = _bars(console)
         self._total: TaskID | None = None
-        self._slide: TaskID | None = None
-        self._stage = ""
+        self._under_way: dict[str, TaskID] = {}
+        self._stages: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -97,44 +99,49 @@ class Bars:
     def began(self, jobs: Sequence[Job], dashboard: str | None) -> None:
         """See `pipeline.outcomes.Report`."""
         if dashboard:
-            self._console.print(f"dashboard: {dashboard}", highlight=False, markup=False)
+            self._say(f"dashboard: {dashboard}")
         self._total = self._progress.add_task("slides", total=len(jobs))
 
     def slide(self, job: Job) -> None:
         """See `pipeline.outcomes.Report`."""
-        self._leave_slide()
-        self._stage = ""
-        self._slide = self._progress.add_task(f"{job.slide_id}: looking for tissue", total=None)
-        self._name = job.slide_id
+        self._leave(job)
+        title = f"{job.slide_id}: looking for tissue"
+        self._under_way[job.slide_id] = self._progress.add_task(title, total=None)
 
-    def blocks(self, stage: str, finished: int, total: int) -> None:
+    def blocks(self, job: Job, stage: str, finished: int, total: int) -> None:
         """See `pipeline.outcomes.Report`."""
-        if self._slide is None:
+        task = self._under_way.get(job.slide_id)
+        if task is None:
             return
-        if stage != self._stage:
+        if stage != self._stages.get(job.slide_id):
             # A new stage has a pace of its own.
-            self._progress.reset(self._slide, total=total, description=f"{self._name}: {stage}")
-            self._stage = stage
-        self._progress.update(self._slide, completed=finished, total=total)
+            self._progress.reset(task, total=total, description=f"{job.slide_id}: {stage}")
+            self._stages[job.slide_id] = stage
+        self._progress.update(task, completed=finished, total=total)
 
-    def note(self, text: str) -> None:
+    def note(self, job: Job | None, text: str) -> None:
         """See `pipeline.outcomes.Report`."""
-        self._console.print(f"note: {text}", highlight=False, markup=False, soft_wrap=True)
+        self._say(_note(job, text))
 
     def ended(self, outcome: SlideOutcome) -> None:
         """See `pipeline.outcomes.Report`."""
-        self._leave_slide()
-        self._console.print(
-            describe_outcome(outcome), highlight=False, markup=False, soft_wrap=True
-        )
+        self._leave(outcome.job)
+        self._say(describe_outcome(outcome))
 
-    def _leave_slide(self) -> None:
-        if self._slide is None:
+    def closed(self, summary: Summary) -> None:
+        """See `pipeline.outcomes.Report`."""
+
+    def _leave(self, job: Job) -> None:
+        task = self._under_way.pop(job.slide_id, None)
+        self._stages.pop(job.slide_id, None)
+        if task is None:
             return
-        self._progress.remove_task(self._slide)
-        self._slide = None
+        self._progress.remove_task(task)
         if self._total is not None:
             self._progress.advance(self._total)
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 class Lines:
@@ -143,7 +150,7 @@ class Lines:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._slides = self._begun = 0
-        self._pace = _Pace(console, "")
+        self._paces: dict[str, _Pace] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -159,24 +166,33 @@ class Lines:
 
     def slide(self, job: Job) -> None:
         """See `pipeline.outcomes.Report`."""
-        self._pace = _Pace(self._console, job.slide_id)
+        self._paces[job.slide_id] = _Pace(self._console, job.slide_id)
         self._begun += 1
         self._say(f"{job.slide_id}: slide {self._begun} of {self._slides}")
 
-    def blocks(self, stage: str, finished: int, total: int) -> None:
+    def blocks(self, job: Job, stage: str, finished: int, total: int) -> None:
         """See `pipeline.outcomes.Report`."""
-        self._pace.tell(stage, finished, total)
+        if job.slide_id in self._paces:
+            self._paces[job.slide_id].tell(stage, finished, total)
 
-    def note(self, text: str) -> None:
+    def note(self, job: Job | None, text: str) -> None:
         """See `pipeline.outcomes.Report`."""
-        self._say(f"note: {text}")
+        self._say(_note(job, text))
 
     def ended(self, outcome: SlideOutcome) -> None:
         """See `pipeline.outcomes.Report`."""
+        self._paces.pop(outcome.job.slide_id, None)
         self._say(describe_outcome(outcome))
+
+    def closed(self, summary: Summary) -> None:
+        """See `pipeline.outcomes.Report`."""
 
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _note(job: Job | None, text: str) -> str:
+    return f"note: {text}" if job is None else f"note: {job.slide_id}: {text}"
 
 
 class _Pace:

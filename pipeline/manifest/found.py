@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import re
 from pathlib import Path, PurePosixPath
@@ -28,6 +29,13 @@ def slides_at(given: str) -> list[str]:
     """
     if is_url(given):
         return _at_url(given)
+    try:
+        return _on_disk(given)
+    except OSError as error:
+        raise ConfigError(f"slides: {given}: {error.strerror}") from error
+
+
+def _on_disk(given: str) -> list[str]:
     path = Path(given)
     if path.is_dir() and not is_ome_zarr(given):
         found = sorted(str(p) for p in path.iterdir() if _may_be_slide(p))
@@ -56,7 +64,9 @@ def _may_be_slide(path: Path) -> bool:
 
 def is_dicom_folder(path: Path) -> bool:
     """Say whether a folder is one DICOM slide."""
-    return path.is_dir() and not is_ome_zarr(str(path)) and is_dicom(str(path))
+    with contextlib.suppress(OSError):  # a folder that may not be entered: opening it will say
+        return path.is_dir() and not is_ome_zarr(str(path)) and is_dicom(str(path))
+    return False
 
 
 def _at_url(given: str) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.terminal import INCOMPLETE, open_console, print_lines, table_of
+from pipeline.commands.terminal import INCOMPLETE, open_console, print_lines, table_of
 
 if TYPE_CHECKING:
     from pipeline.converting import Converted
@@ -91,8 +91,8 @@ def convert(
     Exit code 0 only if all of it could be read; run it again to go on after an interruption.
     """
     from pipeline.clusters import cluster
+    from pipeline.commands.progress import watching
     from pipeline.converting import convert as convert_slide
-    from pipeline.progress import watching
     from pipeline.slide import open_slide
 
     opened = open_slide(slide)
@@ -149,7 +149,7 @@ def _facts(slide: Slide, verified: Verified | None) -> dict[str, object]:
 
 def _verified(slide: Slide, *, quiet: bool) -> Verified:
     from pipeline.clusters import cluster
-    from pipeline.progress import watching
+    from pipeline.commands.progress import watching
     from pipeline.slide import open_slide
     from pipeline.verify import verify
 

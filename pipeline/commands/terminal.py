@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import click
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -17,12 +19,23 @@ __all__ = [
     "REFUSED",
     "log_shown",
     "open_console",
+    "override_option",
     "print_lines",
     "table_of",
 ]
 
-INCOMPLETE, REFUSED, INTERRUPTED = 1, 2, 130
-"""Exit codes: something is not done; nothing was begun; Ctrl-C."""
+INCOMPLETE, REFUSED, INTERRUPTED = 1, 2, 128
+"""Exit codes: something is not done; nothing was begun; and the signal, 130 for Ctrl-C."""
+
+override_option = click.option(
+    "-o",
+    "--override",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set a key of the run file, e.g. -o output.block=1024; can be repeated.",
+)
+"""What commands have that read a run file."""
 
 _LOG_COLUMNS = 160
 """Width where no terminal has one: a file's lines need not be broken."""
@@ -30,8 +43,12 @@ _LOG_COLUMNS = 160
 
 @contextmanager
 def log_shown() -> Iterator[None]:
-    """Show what the package logs during a ``with`` block: what is copied, and how far it is."""
+    """Show what is logged for people during a ``with`` block: what is copied, and how far it is.
+
+    That is what the package's own logger says; those of its modules speak to the run's log.
+    """
     log, handler = logging.getLogger("pipeline"), logging.StreamHandler()
+    handler.addFilter(lambda record: record.name == log.name)
     handler.setFormatter(logging.Formatter("note: %(message)s"))
     level = log.level
     log.addHandler(handler)

@@ -1,0 +1,74 @@
+"""What a results directory's own files are called, those of a whole run and those of its shards.
+
+A shard is one of several runs that share out the slides of one directory: ``(3, 8)`` is the third
+of eight, counted from 1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from pipeline.errors import ConfigError
+from pipeline.results import CONFIG
+
+__all__ = [
+    "CONFIG",
+    "LEASE",
+    "MANIFEST",
+    "RUNS",
+    "STATUS",
+    "Shard",
+    "named",
+    "parse_shard",
+    "shards_of",
+]
+
+LEASE, RUNS, STATUS = ".lease.json", "run.json", "status.csv"
+"""Who writes there now; what was run there; what has become of each slide."""
+
+MANIFEST = "manifest.csv"
+"""The slides, as they were understood; `CONFIG` is the run file."""
+
+Shard = tuple[int, int]
+
+
+def parse_shard(text: str) -> Shard:
+    """Give the shard that ``I/N`` is, I from 1 to N; `ConfigError` where it is of another form.
+
+    >>> parse_shard("3/8")
+    (3, 8)
+    """
+    parts = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    index, count = (int(parts[1]), int(parts[2])) if parts else (0, 0)
+    if not 1 <= index <= count:
+        raise ConfigError(
+            f"--shard {text}: no part of a whole; give I/N with I from 1 to N, such as 1/8"
+        )
+    return index, count
+
+
+def named(name: str, shard: Shard | None) -> str:
+    """Give the name of a shard's own file; of the whole run's without a shard.
+
+    >>> named("status.csv", (3, 8)), named(".lease.json", (3, 8)), named("run.json", None)
+    ('status-3-of-8.csv', '.lease-3-of-8.json', 'run.json')
+    """
+    if shard is None:
+        return name
+    start, _, ending = name.rpartition(".")
+    return f"{start}-{shard[0]}-of-{shard[1]}.{ending}"
+
+
+def shards_of(name: str, there: Iterable[str]) -> dict[Shard, str]:
+    """Give the shards that have a file of that name among the names ``there``, in order.
+
+    >>> shards_of("status.csv", ["status-10-of-12.csv", "status-2-of-12.csv", "status.csv"])
+    {(2, 12): 'status-2-of-12.csv', (10, 12): 'status-10-of-12.csv'}
+    """
+    start, _, ending = map(re.escape, name.rpartition("."))
+    pattern = re.compile(rf"{start}-([1-9]\d*)-of-([1-9]\d*)\.{ending}")
+    found = {
+        (int(match[1]), int(match[2])): match[0] for match in map(pattern.fullmatch, there) if match
+    }
+    return dict(sorted(found.items()))

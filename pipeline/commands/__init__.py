@@ -1,0 +1,1 @@
+"""The commands, what they say and how they show that something goes on."""
