@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import places
-from pipeline.books.names import CONFIG, MANIFEST
+from pipeline.books.names import CONFIG, MANIFEST, cannot_hold
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from pipeline.manifest.jobs import Job, jobs, manifest_text
@@ -52,10 +52,7 @@ class Kept:
             places.write_whole(join(self.folder, CONFIG), text.encode())
             places.write_whole(join(self.folder, MANIFEST), manifest_text(self.slides).encode())
         except OSError as error:
-            raise ConfigError(
-                f"output.directory: {self.folder}: cannot hold results: {error.strerror}; "
-                "name another"
-            ) from error
+            raise cannot_hold(self.folder, error) from error
         self._settled = True
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pipeline import places
 from pipeline.books import swaps
 from pipeline.books.holder import Holder, holder_here
-from pipeline.books.names import LEASE, Shard, named, shards_of
+from pipeline.books.names import LEASE, Shard, cannot_hold, named, shards_of
 from pipeline.errors import ConfigError
 from pipeline.urls import join
 
@@ -142,9 +142,7 @@ def lease(
     try:
         held = taking.taken(lost)
     except OSError as error:
-        raise ConfigError(
-            f"output.directory: {folder}: cannot hold results: {error.strerror}; name another"
-        ) from error
+        raise cannot_hold(folder, error) from error
     held.keep(taking.times.renew_s)
     try:
         yield held

@@ -15,9 +15,9 @@ from typing import Self
 
 from pipeline import places
 from pipeline.books.holder import stamp
-from pipeline.books.names import STATUS, Shard, named
+from pipeline.books.names import STATUS, Shard, cannot_hold, named
 from pipeline.books.rows import HEAD, Row, read_rows
-from pipeline.errors import ConfigError, StoreError
+from pipeline.errors import StoreError
 from pipeline.manifest.jobs import Job
 from pipeline.outcomes import SlideOutcome, Summary
 from pipeline.urls import is_url, join
@@ -69,10 +69,7 @@ class Ledger:
         try:
             self._write()
         except OSError as error:
-            raise ConfigError(
-                f"output.directory: {self._folder}: cannot hold results: {error.strerror}; "
-                "name another"
-            ) from error
+            raise cannot_hold(self._folder, error) from error
         self._writer = threading.Thread(target=self._go_on, name="pipeline-ledger", daemon=True)
         self._writer.start()
 

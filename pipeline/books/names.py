@@ -19,6 +19,7 @@ __all__ = [
     "RUNS",
     "STATUS",
     "Shard",
+    "cannot_hold",
     "named",
     "parse_shard",
     "shards_of",
@@ -72,3 +73,10 @@ def shards_of(name: str, there: Iterable[str]) -> dict[Shard, str]:
         (int(match[1]), int(match[2])): match[0] for match in map(pattern.fullmatch, there) if match
     }
     return dict(sorted(found.items()))
+
+
+def cannot_hold(folder: str, error: OSError) -> ConfigError:
+    """Give what is raised where a directory cannot hold results."""
+    return ConfigError(
+        f"output.directory: {folder}: cannot hold results: {error.strerror}; name another"
+    )

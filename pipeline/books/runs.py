@@ -16,8 +16,8 @@ from typing import Any, Self
 
 from pipeline import places
 from pipeline.books.holder import stamp, user
-from pipeline.books.names import RUNS, Shard, named
-from pipeline.errors import ConfigError, StoreError
+from pipeline.books.names import RUNS, Shard, cannot_hold, named
+from pipeline.errors import StoreError
 from pipeline.manifest.jobs import Job
 from pipeline.model import Model
 from pipeline.outcomes import SlideOutcome, Summary
@@ -95,10 +95,7 @@ class RunRecord:
         try:
             self._write()
         except OSError as error:
-            raise ConfigError(
-                f"output.directory: {self._folder}: cannot hold results: {error.strerror}; "
-                "name another"
-            ) from error
+            raise cannot_hold(self._folder, error) from error
         self._open = True
 
     def slide(self, job: Job) -> None:
