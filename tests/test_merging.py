@@ -77,6 +77,15 @@ def test_what_is_missing_is_named_and_the_exit_code_says_so(tmp_path: Path) -> N
     assert [row.state for row in read_rows(str(tmp_path / "status.csv"))] == ["done"] * 4
 
 
+def test_a_slide_in_no_shard_is_missing_though_all_others_are_done(tmp_path: Path) -> None:
+    keep(tmp_path, (1, 2), *done("a"))
+    keep(tmp_path, (2, 2), *done("b"))
+    name_slides(tmp_path, "a", "b", "c")
+    code, told = said_of(tmp_path)
+    assert code == INCOMPLETE
+    assert "c: in no shard\n" in told
+
+
 def test_a_shard_that_runs_is_running_and_one_that_was_killed_is_not(tmp_path: Path) -> None:
     for number, name in ((1, "a"), (2, "b")):
         keep(tmp_path, (number, 2), Row(name, "running", 2, blocks_total=6, updated=EARLY))
