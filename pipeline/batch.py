@@ -6,12 +6,11 @@ import logging
 import os
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import Any
 
 import dask
 
@@ -21,7 +20,8 @@ from pipeline.books.lease import lease
 from pipeline.books.ledger import Ledger
 from pipeline.books.names import Shard
 from pipeline.books.runs import RunRecord
-from pipeline.clusters import cluster
+from pipeline.clusters import cluster, cluster_of, join_as_worker, reported
+from pipeline.clusters.dashboard import dashboard_notes
 from pipeline.config import RunConfig
 from pipeline.distributing import WINDOW, WORKER_DEATHS
 from pipeline.errors import (
@@ -34,7 +34,7 @@ from pipeline.errors import (
     StoreError,
     reason_of,
 )
-from pipeline.execute import open_sessions
+from pipeline.execute import RESOURCES, open_sessions
 from pipeline.flight import in_flight, slides_at_once
 from pipeline.logs.report import logging_to
 from pipeline.manifest.jobs import Job, jobs, missing, shard_of
@@ -45,7 +45,7 @@ from pipeline.runfile import load_config
 from pipeline.schedulers import scheduler_in_force
 from pipeline.stopping import Interrupted, Stopped, ask_to_stop, check_stopped, draining, stop_asked
 from pipeline.underway import of_slide
-from pipeline.workers import worker_in_force, workforce_of
+from pipeline.workers import blocks_at_once, worker_in_force, workforce_of
 
 __all__ = ["dry_run", "run"]
 
@@ -72,6 +72,7 @@ def run(
     `SchedulerLostError` where nothing more can be, `StoreError` where another run has taken over.
     """
     config = config if isinstance(config, RunConfig) else load_config(config, overrides)
+    join_as_worker(config.cluster)
     terminal = report or Silence()
     make_demo(config, terminal)
     every, recipe = jobs(config), Recipe.of(config)
@@ -95,10 +96,22 @@ def run(
         )
         told = Observers([terminal, log, ledger, record])
         opened.enter_context(draining(partial(told.note, None)))
-        client = opened.enter_context(_cluster_of(config))
+        client = opened.enter_context(
+            cluster_of(
+                config.cluster,
+                home=folder,
+                tell=partial(told.note, None),
+                needed_bytes=recipe.needed_bytes,
+                gpu=recipe.on_gpus,
+            )
+        )
         opened.enter_context(log.of_workers(client))
         shown = client is not None and config.cluster.dashboard != "none"
-        told.began(todo, client.dashboard_link if shown else None)
+        link = client.dashboard_link if shown and client is not None else None
+        told.began(todo, link)
+        for text in dashboard_notes(config.cluster, link):
+            told.note(None, text)
+        opened.enter_context(reported(config.cluster, client))
         for job, reason in missing(todo):
             told.note(job, reason)
         summary = _Run(recipe, told, kept).over(todo)
@@ -128,12 +141,14 @@ class _Run:
         """Do every slide that can be done; outcomes are in the order of the slides."""
         started, config = time.monotonic(), self.recipe.config
         scheduler, outcomes = scheduler_in_force(), {}
-        at_once = slides_at_once(config.cluster.slides_at_once, scheduler)
+        together = blocks_at_once(config.cluster, scheduler)
+        at_once = slides_at_once(config.cluster.slides_at_once, together)
         self.recipe = replace(self.recipe, worker=worker_in_force(scheduler))
         with dask.config.set(
             {
                 WINDOW: max(config.cluster.live_tasks // at_once, 1),
                 WORKER_DEATHS: config.cluster.worker_deaths,
+                RESOURCES: config.cluster.resources,
             }
         ):
             if not stop_asked():
@@ -191,7 +206,8 @@ def dry_run(
     report = report or Silence()
     make_demo(config, report)
     todo, recipe = jobs(config), Recipe.of(config)
-    recipe = replace(recipe, worker=workforce_of(config.cluster).worker)
+    force = workforce_of(config.cluster, recipe.needed_bytes, gpu=recipe.on_gpus)
+    recipe = replace(recipe, worker=force.worker)
     report.began(todo, None)
     with cluster("threads"):
         for job in todo:
@@ -223,17 +239,3 @@ def make_demo(config: RunConfig, report: Report) -> None:
         raise ConfigError(
             f"demo.slide: {demo.slide}: cannot be written: {error.strerror}; name another place"
         ) from error
-
-
-@contextmanager
-def _cluster_of(config: RunConfig) -> Iterator[Any]:
-    settings = config.cluster
-    with cluster(
-        settings.kind,
-        workers=settings.workers,
-        threads_per_worker=settings.threads_per_worker,
-        memory_limit=settings.memory_limit,
-        address=settings.address,
-        dashboard=settings.dashboard,
-    ) as client:
-        yield client

@@ -62,7 +62,7 @@ class Conversion:
             channels=3,
             dtype=np.uint8,
         )
-        return write_blocks(planes, self.outputs[level], grid)
+        return write_blocks(planes, self.outputs[level], grid, verb="read-write")
 
     @property
     def settings(self) -> dict[str, Any]:

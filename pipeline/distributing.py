@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import dask
 
-from pipeline.errors import ClusterError, PipelineError, SchedulerLostError
+from pipeline.errors import ClusterError, PipelineError
+from pipeline.live import Live, gone
+from pipeline.manned import keeper_of
 from pipeline.process import available_bytes
-from pipeline.schedulers import POLL_S, Finished, Graphs
+from pipeline.schedulers import Finished, Graphs
 from pipeline.stopping import Stopped, check_stopped, stop_asked
 
 if TYPE_CHECKING:
@@ -26,17 +27,17 @@ WINDOW, WORKER_DEATHS = "wsi-pipeline.window", "wsi-pipeline.worker-deaths"
 """Where dask's config says how many tasks of one slide may be on a cluster's scheduler at a time,
 and at how many workers' deaths, one after the other, a task is given up."""
 
-NO_WORKER_S = 300.0
-"""How long a local cluster may be without workers: what restarts them may itself be slow."""
-
-FORGETTING_S = 0.005
-
 MOST_DEATHS = 3
 """What it is where dask's config does not say."""
 
 _LEAST_WINDOW = 64
 _TASKS_PER_THREAD = 8
 """Tasks that are on a cluster's scheduler at a time: at least, and for every thread."""
+
+_SUSPICIOUS = 2
+"""Deaths, one after the other, after which a task is no longer tried beside others."""
+
+_MOST_EXCUSED = 20
 
 _alone = threading.Lock()
 """Held while a task runs that may kill its worker."""
@@ -64,14 +65,17 @@ class Distributed:
         limits = [worker["memory_limit"] for worker in self._workers().values()]
         return min((limit for limit in limits if limit), default=available_bytes())
 
-    def run(self, keys: Iterable[Any], graphs: Graphs) -> Iterator[Finished]:
+    def run(
+        self, keys: Iterable[Any], graphs: Graphs, resources: Mapping[str, float] | None = None
+    ) -> Iterator[Finished]:
         """Compute keys on the cluster, a few for every thread on the scheduler at a time.
 
-        A task that was on a worker that died is tried again with no other suspect under way, so
-        that neighbours do not pay for it; how often says `WORKER_DEATHS`.
+        A task whose worker died is tried once more like any other: jobs end, and so do nodes. If
+        its next worker dies too it is tried with no other suspect under way, so that neighbours
+        do not pay for it; how often says `WORKER_DEATHS`.
         """
-        waiting, suspects = iter(keys), []
-        live, window = _Live(self.client), self._window
+        waiting, deaths = _Refilled(keys), Counter[Any]()
+        live, window = Live(self.client, resources), self._window
         try:
             while True:
                 # Refilled by half a window at a time: graphs are sent in few messages.
@@ -81,14 +85,17 @@ class Distributed:
                 if not len(live):
                     break
                 for key, error in live.finished():
-                    if _has_died(error):
-                        suspects.append(key)
-                    else:
+                    if not _has_died(error):
+                        deaths.pop(key, None)
                         yield Finished(key, error)
+                        continue
+                    deaths[key] += 1
+                    if deaths[key] < _SUSPICIOUS:
+                        waiting.again(key)
         finally:
             live.cancel()
-        for key in suspects:
-            yield Finished(key, self._alone(key, graphs))
+        for key in [key for key in deaths if deaths[key] >= _SUSPICIOUS]:
+            yield Finished(key, self._alone(key, graphs, resources))
         if live.dropped or (stop_asked() and next(waiting, None) is not None):
             raise Stopped
 
@@ -97,13 +104,19 @@ class Distributed:
         own = max(_LEAST_WINDOW, _TASKS_PER_THREAD * self.processes * self.threads)
         return max(min(own, int(dask.config.get(WINDOW, own))), 1)
 
-    def _alone(self, key: Any, graphs: Graphs) -> BaseException | None:
-        """Compute a suspect while no other one is under way; give its error."""
-        deaths = int(dask.config.get(WORKER_DEATHS, MOST_DEATHS))
+    def _alone(
+        self, key: Any, graphs: Graphs, resources: Mapping[str, float] | None
+    ) -> BaseException | None:
+        """Compute a suspect while no other one is under way; give its error.
+
+        Deaths of jobs that it cannot have caused are not counted, though not without end.
+        """
+        most = int(dask.config.get(WORKER_DEATHS, MOST_DEATHS))
+        deaths, excused = _SUSPICIOUS, 0
         with _alone:
-            for _ in range(1, deaths):
+            while True:
                 check_stopped()
-                live = _Live(self.client)
+                live = Live(self.client, resources)
                 live.submit(graphs([key]), [key])
                 ended: list[Any] = []
                 while len(live):
@@ -113,10 +126,24 @@ class Distributed:
                 error: BaseException | None = ended[0][1]
                 if not _has_died(error):
                     return error
-        return ClusterError(
-            f"its worker died, {deaths} times in a row; look at the workers' log for a crash, or "
-            "raise cluster.memory_limit"
-        )
+                if excused < _MOST_EXCUSED and self._excused(error):
+                    excused += 1
+                    continue
+                deaths += 1
+                if deaths >= most:
+                    return _poison(deaths)
+
+    def _excused(self, error: Any) -> bool:
+        """Say whether a worker was lost with its job, by no fault of what it computed."""
+        keeper = keeper_of(self.client)
+        death = keeper.death_of(error.last_worker.address) if keeper else None
+        return death is not None and death.blameless
+
+    @property
+    def jobs_ended(self) -> dict[str, int]:
+        """How many jobs of workers ended before they were told to, of which cause."""
+        keeper = keeper_of(self.client)
+        return dict(keeper.ended) if keeper else {}
 
     def compute(self, collection: Any) -> Any:
         """Compute a small dask collection whole."""
@@ -153,7 +180,7 @@ class Distributed:
     def _workers(self) -> dict[str, Any]:
         info = self.client.scheduler_info(n_workers=-1)
         if "workers" not in info:  # what is known of a scheduler that no longer answers
-            raise _gone()
+            raise gone()
         workers: dict[str, Any] = info["workers"]
         return workers
 
@@ -168,99 +195,27 @@ def _attempted(
         return None, error
 
 
-class _Live:
-    """Tasks of one `Distributed.run` that are on the cluster's scheduler."""
+class _Refilled(Iterator[Any]):
+    """Keys that wait, those that are to be tried again first."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._futures: dict[Any, Any] = {}
-        self._ended: SimpleQueue[Any] = SimpleQueue()
-        self._manned = time.monotonic()
-        self._draining = False
-        self.dropped = False
+    def __init__(self, keys: Iterable[Any]) -> None:
+        self._keys, self._again = iter(keys), deque[Any]()
 
-    def __len__(self) -> int:
-        return len(self._futures)
+    def again(self, key: Any) -> None:
+        self._again.append(key)
 
-    def submit(self, graph: dict[Any, Any], keys: list[Any]) -> None:
-        """Send tasks to the scheduler."""
-        if not keys:
-            return
-        # A key that is tried again would be taken for the one that failed until that is forgotten.
-        while not self._client.futures.keys().isdisjoint(keys):
-            time.sleep(FORGETTING_S)
-        for future in self._client.get(graph, keys, sync=False):
-            self._futures[future.key] = future
-            future.add_done_callback(self._ended.put)
-
-    def finished(self) -> Iterator[tuple[Any, BaseException | None]]:
-        """Wait a moment for tasks that end; give their errors.
-
-        Raises `SchedulerLostError` where they are cancelled by another than us.
-        """
-        if stop_asked() and not self._draining:
-            self._drain()
-        try:
-            ended = [self._ended.get(timeout=POLL_S)]
-        except Empty:
-            self._check_manned()
-            return
-        while not self._ended.empty():
-            ended.append(self._ended.get())
-        for future in ended:
-            if self._futures.pop(future.key, None) is None:  # cancelled by ourselves
-                continue
-            if future.status == "cancelled":
-                raise _gone()
-            error = None if future.status == "finished" else future.exception()
-            future.release()  # or the scheduler would give the error again if it is tried again
-            yield future.key, error
-
-    def _check_manned(self) -> None:
-        """Raise `SchedulerLostError` where a local cluster has lost its workers for good.
-
-        One that dies while it starts is not replaced. Elsewhere others may come at any time.
-        """
-        from distributed import LocalCluster
-
-        if self._client.scheduler_info().get("workers"):
-            self._manned = time.monotonic()
-        elif (
-            isinstance(self._client.cluster, LocalCluster)
-            and time.monotonic() - self._manned > NO_WORKER_S
-        ):
-            raise SchedulerLostError(
-                f"no worker has been left for {NO_WORKER_S:.0f} s; look at the log for why they "
-                "died, then run again to continue"
-            )
-
-    def cancel(self) -> None:
-        """Take back all that is left."""
-        self._client.cancel(list(self._futures.values()))
-        self._futures = {}
-
-    def _drain(self) -> None:
-        """Take back what no worker has begun."""
-        self._draining = True
-        if not self._futures:
-            return
-        begun = set().union(*self._client.run(_executing).values())
-        left = [future for key, future in self._futures.items() if key not in begun]
-        for future in left:
-            del self._futures[future.key]
-        self._client.cancel(left)
-        self.dropped = bool(left)
+    def __next__(self) -> Any:
+        return self._again.popleft() if self._again else next(self._keys)
 
 
-def _executing(dask_worker: Any) -> list[Any]:
-    return [task.key for task in dask_worker.state.executing]
+def _poison(deaths: int) -> ClusterError:
+    return ClusterError(
+        f"its worker died, {deaths} times in a row; look at the workers' log for a crash, or "
+        "raise cluster.memory_limit"
+    )
 
 
 def _has_died(error: BaseException | None) -> bool:
     from distributed import KilledWorker
 
     return isinstance(error, KilledWorker)
-
-
-def _gone() -> SchedulerLostError:
-    return SchedulerLostError("the scheduler is gone; look at its log, then run again to continue")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import dask
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,7 +40,10 @@ from pipeline.underway import Work
 from pipeline.work import Watch, build_pyramid, compute_blocks, invalidate, tell_nobody
 from pipeline.workers import worker_in_force
 
-__all__ = ["Outcome", "open_sessions", "run"]
+__all__ = ["RESOURCES", "Outcome", "open_sessions", "run"]
+
+RESOURCES = "wsi-pipeline.resources"
+"""Where dask's config says what a worker must have declared to be given blocks of the model."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,13 @@ def run(
     begin_peak(scheduler, plan.path)
     ran = open_sessions(plan.model.ref) if left else []
     tell = watch or tell_nobody
-    failures = compute_blocks(scheduler, plan.blocks, sorted(left), partial(tell, "blocks"))
+    failures = compute_blocks(
+        scheduler,
+        plan.blocks,
+        sorted(left),
+        partial(tell, "blocks"),
+        resources=dask.config.get(RESOURCES, None) or None,
+    )
     _derive(plan, scheduler, set(failures), tell)
     reasons = {index: reason_of(error) for index, error in failures.items()}
     outcome = Outcome(

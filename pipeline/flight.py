@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import TypeVar
 
-from pipeline.schedulers import POLL_S, Scheduler
+from pipeline.schedulers import POLL_S
 from pipeline.stopping import stop_asked
 
 __all__ = ["in_flight", "slides_at_once"]
@@ -23,11 +23,11 @@ Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 
-def slides_at_once(asked: int | str, scheduler: Scheduler) -> int:
+def slides_at_once(asked: int | str, blocks_at_once: int) -> int:
     """Give how many slides are to be under way: two, or more where there are many threads."""
     if asked != "auto":
         return int(asked)
-    return min(max(2, scheduler.processes * scheduler.threads // _THREADS_PER_SLIDE), _MOST)
+    return min(max(2, blocks_at_once // _THREADS_PER_SLIDE), _MOST)
 
 
 def in_flight(

@@ -8,8 +8,7 @@ open handles.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -19,6 +18,7 @@ from dask.layers import ArrayBlockIdDep, ArrayValuesDep
 from numpy.typing import DTypeLike, NDArray
 
 from pipeline.geometry import Box, Frame, Grid, Index
+from pipeline.sources import Indexable, Source, Target
 from pipeline.underway import Work, computing
 
 __all__ = [
@@ -33,37 +33,6 @@ __all__ = [
 ]
 
 Chunks = tuple[tuple[int, ...], ...]
-
-
-class Source(Protocol):
-    """Something whose pixels can be read box by box: a slide level, a stored output."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The whole array's shape, in the order of ``axes``."""
-        ...
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """What `read` returns."""
-        ...
-
-    @property
-    def axes(self) -> str:
-        """``"yxs"`` (slides: rows, columns, samples) or ``"cyx"`` (outputs)."""
-        ...
-
-    def read(self, box: Box) -> NDArray[Any]:
-        """Give the pixels of ``box``; what lies outside the array is background."""
-        ...
-
-
-class Target(Protocol):
-    """Something that keeps what a block's task gives for a box: values ``(c, y, x)``, a table."""
-
-    def write(self, box: Box, values: Any) -> None:
-        """Store ``values`` for ``box``, whole or not at all."""
-        ...
 
 
 def read_blocks(
@@ -115,10 +84,10 @@ def sliceable(source: Source, chunks: tuple[int, ...]) -> da.Array:
     read in larger boxes. Use `read_blocks` for a run.
     """
     array: da.Array = da.from_array(
-        _Indexable(source),
+        Indexable(source),
         chunks=chunks,
         name="source-" + tokenize(source, chunks),
-        # dask fuses slices into its plain getter only; `_Indexable` takes what that passes.
+        # dask fuses slices into its plain getter only; `Indexable` takes what that passes.
         fancy=True,
         inline_array=True,
         meta=np.empty((0, 0, 0), source.dtype),
@@ -168,9 +137,17 @@ def map_blocks(
 
 
 def write_blocks(
-    blocks: da.Array, target: Target, grid: Grid, work: Work | None = None
+    blocks: da.Array,
+    target: Target,
+    grid: Grid,
+    work: Work | None = None,
+    *,
+    verb: str = "write",
 ) -> da.Array:
     """Write each ``(c, y, x)`` block of ``grid`` to ``target``.
+
+    ``verb`` is what Dask's dashboard shows for these tasks all together, and for each slide, which
+    ``work`` knows, by itself.
 
     The result is ``(1, rows, columns)``, one uint8 element per block, 1 once it is written:
     its repr is the grid, a subset of its keys is a partial run. No axis is contracted on the
@@ -187,7 +164,8 @@ def write_blocks(
         target=target,
         grid=grid,
         work=work,
-        name="write-" + tokenize(blocks.name, target, grid),
+        # Dask groups tasks by the letters that a name begins with, and forgets a group, not those.
+        name=f"{verb}-{f'#{work.slide}-' if work else ''}{tokenize(blocks.name, target, grid)}",
         adjust_chunks={"c": 1, "y": (1,) * rows, "x": (1,) * columns},
         concatenate=True,
         dtype=np.uint8,
@@ -206,44 +184,6 @@ def block_tasks(blocks: da.Array, indices: Iterable[Index]) -> dict[Any, Any]:
     """Give a graph of exactly the tasks that compute ``indices``: one per block."""
     keys = [block_key(blocks, index) for index in indices]
     return dict(optimize(blocks.__dask_graph__(), keys))
-
-
-@dataclass(frozen=True)
-class _Indexable:
-    """A source that can be indexed as numpy arrays can; it reads the box the index spans."""
-
-    source: Source
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.source.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.source.dtype
-
-    @property
-    def ndim(self) -> int:
-        return len(self.source.shape)
-
-    def __getitem__(self, index: tuple[Any, ...]) -> NDArray[Any]:
-        spans = {}
-        inner = list(index)
-        for axis, (name, n) in enumerate(zip(self.source.axes, self.shape, strict=True)):
-            if name not in "yx":
-                continue
-            asked = np.atleast_1d(np.arange(n)[index[axis]])
-            start, stop = (int(asked.min()), int(asked.max()) + 1) if asked.size else (0, 0)
-            spans[name] = (start, stop)
-            # The box begins and ends with a pixel that was asked for: only the step is left.
-            inner[axis] = (
-                slice(None, None, index[axis].step)
-                if isinstance(index[axis], slice)
-                else np.arange(n)[index[axis]] - start
-            )
-        (y, y_stop), (x, x_stop) = spans["y"], spans["x"]
-        pixels: NDArray[Any] = self.source.read(Box.spanning(y, x, y_stop, x_stop))[tuple(inner)]
-        return pixels
 
 
 def _extents(grid: Grid, frame: Frame) -> Chunks:

@@ -138,7 +138,8 @@ class Plan:
             placing=Placing(self.level.downsample, self.level.origin, self.layout.mpp),
         )
         strides = tuple(ref.maps[output.map].stride for output in ref.outputs)
-        return write_blocks(stored, Together(self.targets, strides), self.grid, work)
+        targets = Together(self.targets, strides)
+        return write_blocks(stored, targets, self.grid, work, verb="read-predict-write")
 
     @property
     def settings(self) -> dict[str, Any]:

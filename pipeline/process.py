@@ -15,17 +15,19 @@ import psutil
 from dask.system import cpu_count
 
 __all__ = [
-    "WORKER_VARIABLE",
     "available_bytes",
     "cores",
+    "gpus",
     "peak_bytes",
     "reset_peak",
     "resident_bytes",
     "return_freed_memory",
+    "take_gpu",
 ]
 
-WORKER_VARIABLE = "WSI_PIPELINE_WORKER"
-"""Which of the workers of its machine a process is, from 0."""
+VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
+NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
+"""What says which GPUs a process may use, and where NVIDIA's driver lists a Linux machine's."""
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
@@ -50,6 +52,23 @@ def cores() -> int:
 def available_bytes() -> int:
     """Give the memory this process may use: the machine's, its cgroups' or its SLURM job's."""
     return min([int(psutil.virtual_memory().total), *_cgroup_limits(), *_slurm_limits()])
+
+
+def gpus() -> list[str]:
+    """Give the NVIDIA GPUs this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    visible = os.environ.get(VISIBLE_VARIABLE)
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip()]
+    return [str(n) for n in range(len([*NVIDIA_GPUS.iterdir()] if NVIDIA_GPUS.is_dir() else []))]
+
+
+def take_gpu(number: int) -> None:
+    """Use one of the GPUs alone from now on: workers of one machine take them in turn.
+
+    Before CUDA is loaded, which looks at its environment once.
+    """
+    if there := gpus():
+        os.environ[VISIBLE_VARIABLE] = there[number % len(there)]
 
 
 def resident_bytes() -> int:

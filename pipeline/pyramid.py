@@ -21,7 +21,7 @@ def halved(fine: StoredArray, coarse: StoredArray) -> da.Array:
     halves = map_blocks(
         reduce, quarters, grid, axes="cyx", channels=fine.channels, dtype=fine.dtype, work=work
     )
-    return write_blocks(halves, coarse, grid, work)
+    return write_blocks(halves, coarse, grid, work, verb="read-halve-write")
 
 
 def parents(blocks: set[Index] | frozenset[Index]) -> set[Index]:

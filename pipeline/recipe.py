@@ -16,7 +16,7 @@ from pipeline.execute import run as run_plan
 from pipeline.finding import finder
 from pipeline.geometry import Index
 from pipeline.manifest.jobs import Job
-from pipeline.memory import Worker
+from pipeline.memory import Worker, predicted_bytes
 from pipeline.model import Model, load_models
 from pipeline.outcomes import SlideOutcome
 from pipeline.plan import Options, Plan, Tissue, plan_slide
@@ -40,6 +40,10 @@ Find = Callable[[Slide, str, str | None], Tissue]
 
 Note = Callable[[str], None]
 
+_GPU_PROVIDERS = ("cuda", "tensorrt", "migraphx", "directml")
+
+_USUAL_BLOCK = 1024
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -52,6 +56,18 @@ class Recipe:
     model: Model
     find: Find
     worker: Worker | None = None
+
+    @property
+    def on_gpus(self) -> bool:
+        """Whether the model runs on a GPU, of which each worker has one."""
+        return self.config.inference.provider in _GPU_PROVIDERS
+
+    @property
+    def needed_bytes(self) -> int:
+        """The least memory with which a worker is of any use."""
+        output = self.config.output
+        block = _USUAL_BLOCK if output.block == "auto" else output.block
+        return predicted_bytes(self.model, block, output.dtype)
 
     @classmethod
     def of(cls, config: RunConfig) -> Recipe:

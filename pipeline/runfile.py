@@ -18,7 +18,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from pipeline.config import LocalPath, RunConfig
+from pipeline.config import ClusterConfig, LocalPath, RunConfig
+from pipeline.config.values import Block
 from pipeline.errors import ConfigError, unknown_key
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FieldDoc",
+    "cluster_config",
     "config_table",
     "describe_fields",
     "dump_config",
@@ -78,6 +80,21 @@ def parse_config(text: str, origin: str, folder: Path, overrides: Sequence[str] 
         raise ConfigError(_explain(invalid, origin, changed)) from invalid
     # After validation, so that messages show paths as written and defaults are resolved too.
     return RunConfig.model_validate(_resolve_paths(config.model_dump(), RunConfig, folder))
+
+
+def cluster_config(**settings: Any) -> ClusterConfig:
+    """Give what a run file's block ``cluster`` with these keys is; `ConfigError` as of a file."""
+    try:
+        read = _Clusters.model_validate({"cluster": settings})
+    except ValidationError as invalid:
+        raise ConfigError(_explain(invalid, "pipeline.cluster", [])) from invalid
+    return ClusterConfig.model_validate(
+        _resolve_paths(read.cluster.model_dump(), ClusterConfig, Path())
+    )
+
+
+class _Clusters(Block):
+    cluster: ClusterConfig
 
 
 def dump_config(config: RunConfig) -> str:
@@ -272,4 +289,6 @@ def _allowed(field: FieldInfo, text: str = "text") -> str:
         arms = [_allowed(arm, text) for arm in inner]
     if get_origin(field.annotation) is list:
         return f"[{arms[0]}, ...]"
+    if get_origin(field.annotation) is dict:
+        return f"{{{arms[0]}: {arms[1]}, ...}}"
     return " or ".join([", ".join(arms[:-1]), arms[-1]]) if arms[1:] else arms[0]

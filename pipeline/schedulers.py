@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
@@ -68,8 +68,17 @@ class Scheduler(Protocol):
         """Memory one worker process may use."""
         ...
 
-    def run(self, keys: Iterable[Any], graphs: Graphs) -> Iterator[Finished]:
+    @property
+    def jobs_ended(self) -> dict[str, int]:
+        """How many jobs of workers ended before they were told to, of which cause."""
+        ...
+
+    def run(
+        self, keys: Iterable[Any], graphs: Graphs, resources: Mapping[str, float] | None = None
+    ) -> Iterator[Finished]:
         """Compute ``keys``, a window of them at a time; give each as it finishes.
+
+        Each on a worker that has declared ``resources``, where there are workers.
 
         Where the process is asked to end (`pipeline.stopping`) no other begins, those that
         run are given, and `Stopped` is raised where any are left.
@@ -97,7 +106,17 @@ class Local:
         """What this process may use."""
         return available_bytes()
 
-    def run(self, keys: Iterable[Any], graphs: Graphs) -> Iterator[Finished]:
+    @property
+    def jobs_ended(self) -> dict[str, int]:
+        """None: there are no jobs."""
+        return {}
+
+    def run(
+        self,
+        keys: Iterable[Any],
+        graphs: Graphs,
+        resources: Mapping[str, float] | None = None,  # noqa: ARG002
+    ) -> Iterator[Finished]:
         """Compute keys in threads, twice as many under way as there are threads."""
         waiting = iter(keys)
         with _pool_of(self.threads) as pool:
@@ -145,7 +164,17 @@ class Synchronous:
         """What this process may use."""
         return available_bytes()
 
-    def run(self, keys: Iterable[Any], graphs: Graphs) -> Iterator[Finished]:
+    @property
+    def jobs_ended(self) -> dict[str, int]:
+        """None: there are no jobs."""
+        return {}
+
+    def run(
+        self,
+        keys: Iterable[Any],
+        graphs: Graphs,
+        resources: Mapping[str, float] | None = None,  # noqa: ARG002
+    ) -> Iterator[Finished]:
         """Compute keys one by one; an error of this package's own is given, others raised."""
         for key in keys:
             check_stopped()

@@ -6,7 +6,7 @@ What `pipeline.execute` and `pipeline.converting` do alike.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -38,10 +38,12 @@ def compute_blocks(
     *,
     attempts: int = ATTEMPTS,
     fatal: type[Exception] | tuple[type[Exception], ...] = (),
+    resources: Mapping[str, float] | None = None,
 ) -> dict[Index, Exception]:
     """Compute some blocks, each tried a few times; give the errors of those that failed.
 
-    One whose worker died is given up by the scheduler and not tried again. Raised are what is
+    Workers that have not declared ``resources`` get none. One whose worker died is given up by
+    the scheduler and not tried again. Raised are what is
     ``fatal``, and what no other block would fare better with: a full disk, an interrupt.
     """
     failures: dict[Index, Exception] = {}
@@ -51,7 +53,7 @@ def compute_blocks(
         again: dict[Any, Index] = {}
         # A key ends with its block's index.
         for key, error in scheduler.run(
-            keys, lambda some: block_tasks(blocks, [k[-2:] for k in some])
+            keys, lambda some: block_tasks(blocks, [k[-2:] for k in some]), resources
         ):
             index, last = keys[key], trial == attempts or isinstance(error, ClusterError)
             if isinstance(error, DiskFullError) or (isinstance(error, fatal) and last):

@@ -1,13 +1,13 @@
-"""What a worker process of a local cluster loads when it starts."""
+"""What a worker process of a cluster of ours loads when it starts."""
 
 from __future__ import annotations
 
 import logging
-import os
+import re
 import signal
 
 from pipeline import errors
-from pipeline.process import WORKER_VARIABLE
+from pipeline.process import take_gpu
 
 __all__ = ["dask_setup", "unforeseen"]
 
@@ -16,12 +16,11 @@ def dask_setup(worker: object) -> None:
     """Leave to the client what the client does: end on Ctrl-C, and tell what failed.
 
     A terminal sends Ctrl-C to the workers too; two reactions would print a traceback from each.
-    (Where the system can, they are started deaf to it; see `pipeline.clusters`.) And know which
-    of the workers it is, which is its name in a local cluster: each has a GPU of its own.
+    (Where the system can, they are started deaf to it; see `pipeline.clusters`.) And take a GPU
+    of its own, by its number among the workers of its machine, which ends its name.
     """
-    name = getattr(worker, "name", None)
-    if isinstance(name, int):
-        os.environ[WORKER_VARIABLE] = str(name)
+    number = re.search(r"\d+$", str(getattr(worker, "name", "")))
+    take_gpu(int(number[0]) if number else 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in ("distributed.worker", "distributed.worker.state_machine"):
         logging.getLogger(name).addFilter(unforeseen)

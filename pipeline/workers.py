@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.clusters import LocalWorkers, cluster
+from pipeline.clusters import LocalWorkers, cluster_of
+from pipeline.clusters.shape import JobShape
 from pipeline.errors import ClusterError
 from pipeline.memory import LATER_BYTES, Worker
 from pipeline.process import available_bytes, cores, resident_bytes
@@ -14,7 +15,7 @@ from pipeline.schedulers import Local, Scheduler, Synchronous, scheduler_in_forc
 if TYPE_CHECKING:
     from pipeline.config import ClusterConfig
 
-__all__ = ["Workforce", "worker_in_force", "workforce_of"]
+__all__ = ["Workforce", "blocks_at_once", "worker_in_force", "workforce_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +43,37 @@ def worker_in_force(scheduler: Scheduler) -> Worker:
     return Worker(scheduler.threads, scheduler.limit_bytes)
 
 
-def workforce_of(settings: ClusterConfig) -> Workforce:
-    """Say what the workers of a run file are, or will be: none is started."""
-    if settings.kind == "address":
-        return _workforce_at(settings.address)
+def blocks_at_once(settings: ClusterConfig, scheduler: Scheduler) -> int:
+    """Say how many blocks are computed at a time once all workers are there."""
+    present = scheduler.processes * scheduler.threads
+    if settings.kind != "slurm":
+        return present
+    shape = JobShape.of(settings)
+    return max(present, shape.workers * shape.threads)
+
+
+def workforce_of(settings: ClusterConfig, needed_bytes: int = 0, *, gpu: bool = False) -> Workforce:
+    """Say what the workers of a run file are, or will be: none is started.
+
+    ``needed_bytes`` and ``gpu`` as in `pipeline.clusters.cluster_of`.
+    """
+    if settings.kind in ("address", "scheduler_file"):
+        return _workforce_there(settings)
+    if settings.kind in ("slurm", "slurm-runner"):
+        shape = JobShape.of(settings)
+        worker = Worker(shape.threads, shape.limit_bytes)
+        return Workforce(worker, shape.workers, shape.session_threads)
     if settings.kind == "threads":
         count = cores() if settings.workers == "auto" else settings.workers
         return Workforce(_this_process(count, available_bytes()))
-    local = LocalWorkers.of(settings.workers, settings.threads_per_worker, settings.memory_limit)
+    local = LocalWorkers.of(settings, needed_bytes, gpu=gpu)
     worker = Worker(local.threads, local.limit_bytes)
     return Workforce(worker, local.processes, local.session_threads)
 
 
-def _workforce_at(address: str | None) -> Workforce:
+def _workforce_there(settings: ClusterConfig) -> Workforce:
     try:
-        with cluster("address", address=address):
+        with cluster_of(settings):
             scheduler = scheduler_in_force()
             return Workforce(worker_in_force(scheduler), max(scheduler.processes, 1))
     except ClusterError as error:

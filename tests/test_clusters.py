@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import socket
 import subprocess
 import sys
@@ -14,9 +16,13 @@ import psutil
 import pytest
 from distributed import Client
 
-from pipeline.clusters import cluster
+from pipeline.clusters import cluster, cluster_of, reported
+from pipeline.clusters.dashboard import dashboard_notes
 from pipeline.distributing import Distributed
-from pipeline.errors import ClusterError, ConfigError, MemoryBudgetError
+from pipeline.errors import ClusterError, ConfigError, MemoryBudgetError, SchedulerLostError
+from pipeline.manned import NO_WORKERS
+from pipeline.model.session import THREADS_VARIABLE
+from pipeline.runfile import cluster_config
 from pipeline.schedulers import scheduler_in_force
 from tests.test_schedulers import graph_of, keys
 
@@ -98,7 +104,7 @@ def test_an_address_where_nobody_answers_is_a_clear_error() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"kind": "cloud"}, "threads, local or address"), ({"kind": "address"}, "cluster.address")],
+    [({"kind": "cloud"}, "threads, local, slurm"), ({"kind": "address"}, "cluster.address")],
 )
 def test_what_cannot_be_meant_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message), cluster(**settings):
@@ -120,3 +126,60 @@ def test_a_dashboard_that_cannot_be_had_is_a_clear_error() -> None:
         cluster("local", workers=1, dashboard="no.such.host:1"),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "dashboard", "ssh", "said"),
+    [
+        ("local", "127.0.0.1:8787", False, ""),
+        ("local", "127.0.0.1:8787", True, "ssh -N -L 8790:127.0.0.1:8790 "),
+        ("slurm", "localhost:8787", False, "ssh -N -L 8790:127.0.0.1:8790 "),
+        ("local", "0.0.0.0:8787", False, "whoever can reach this machine"),
+        ("slurm", ":8787", False, "whoever can reach this machine"),
+        ("local", "none", True, ""),
+        ("address", "127.0.0.1:8787", True, ""),
+    ],
+)
+def test_who_can_see_the_dashboard_and_how_is_said(
+    kind: str, dashboard: str, ssh: bool, said: str
+) -> None:
+    address = {"address": "tls://a:1"} if kind == "address" else {}
+    settings = cluster_config(kind=kind, dashboard=dashboard, **address)
+    environment = {"SSH_CONNECTION": "1.2.3.4 22"} if ssh else {}
+    notes = list(dashboard_notes(settings, "http://10.0.0.1:8790/status", environment))
+    assert len(notes) == bool(said)
+    assert said in "".join(notes)
+
+
+def test_every_library_in_a_worker_keeps_to_its_share(client: Client) -> None:
+    told = client.run(lambda: dict(os.environ))
+    for environment in told.values():
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "BLOSC_NTHREADS"):
+            assert environment[name] == "1"
+        assert environment["ZARR_THREADING__MAX_WORKERS"] == environment[THREADS_VARIABLE]
+        assert environment["MALLOC_TRIM_THRESHOLD_"] == "65536"
+
+
+def test_blocks_go_only_to_workers_that_declare_what_they_ask_for() -> None:
+    with cluster("local", workers=1, dashboard="none", resources={"GPU": 1}) as client:
+        assert client is not None
+        here = Distributed(client)
+        assert len(list(here.run(keys("there", 4), graph_of, {"GPU": 1}))) == 4
+        with (
+            dask.config.set({NO_WORKERS: 0.5}),
+            pytest.raises(SchedulerLostError, match=r"no worker with \{'TPU': 1\} has been there"),
+        ):
+            list(here.run(keys("nowhere", 4), graph_of, {"TPU": 1}))
+
+
+def test_a_report_of_what_dask_did_needs_no_network(tmp_path: Path) -> None:
+    page = tmp_path / "pages" / "report.html"
+    settings = cluster_config(
+        kind="local", workers=1, dashboard="127.0.0.1:0", performance_report=str(page)
+    )
+    with cluster_of(settings) as client, reported(settings, client):
+        assert client is not None
+        list(Distributed(client).run(keys("reported", 4), graph_of))
+    text = page.read_text()
+    assert "Dask Performance Report" in text
+    assert not re.search(r"<(script|link)[^>]+(src|href)=.https?:", text)

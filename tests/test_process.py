@@ -204,3 +204,33 @@ def test_without_glibc_memory_is_measured_all_the_same(monkeypatch: pytest.Monke
     monkeypatch.setattr(ctypes, "CDLL", missing)
     return_freed_memory()
     assert resident_bytes() > MIB
+
+
+@pytest.mark.parametrize(
+    ("visible", "listed", "worker", "left"),
+    [
+        (None, 0, 5, None),  # no GPU is known: nothing is hidden, and the runtime says what it has
+        (None, 4, 1, "1"),
+        (None, 4, 5, "1"),
+        ("2,3", 4, 3, "3"),  # of those that a job was given
+        ("GPU-8c7f", 4, 3, "GPU-8c7f"),
+        ("", 4, 3, ""),
+    ],
+)
+def test_each_worker_has_a_gpu_of_its_own_in_turn(
+    visible: str | None,
+    listed: int,
+    worker: int,
+    left: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for number in range(listed):
+        (tmp_path / "gpus" / f"0000:{number:02}:00.0").mkdir(parents=True)
+    monkeypatch.setattr(process, "NVIDIA_GPUS", tmp_path / "gpus")
+    monkeypatch.setenv(process.VISIBLE_VARIABLE, visible or "")
+    if visible is None:
+        monkeypatch.delenv(process.VISIBLE_VARIABLE)
+    process.take_gpu(worker)
+    assert os.environ.get(process.VISIBLE_VARIABLE) == left
+    os.environ.pop(process.VISIBLE_VARIABLE, None)

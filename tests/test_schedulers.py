@@ -138,7 +138,8 @@ def test_what_kills_its_workers_is_an_error_of_that_task_and_no_other(tmp_path: 
     assert poison.key == ("die", 7)
     assert isinstance(poison.error, ClusterError)
     assert "3 times in a row" in str(poison.error)
-    assert len(set(log.read_text().split())) == 3
+    # A worker may be lost before it begins.
+    assert 2 <= len(set(log.read_text().split())) <= 3
 
 
 def test_a_scheduler_that_is_gone_is_a_clear_error(tmp_path: Path) -> None:
@@ -163,11 +164,10 @@ def test_a_scheduler_that_is_gone_is_a_clear_error(tmp_path: Path) -> None:
         scheduler.wait()
 
 
-def test_a_local_cluster_without_workers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.distributing.NO_WORKER_S", 0.5)
-    with cluster("local", workers=1, dashboard="none") as client:
+def test_a_cluster_without_workers_is_not_waited_for() -> None:
+    with cluster("local", workers=1, dashboard="none", no_workers_timeout="0.5 s") as client:
         assert client is not None
         assert client.cluster is not None
         client.cluster.scale(0)
-        with pytest.raises(SchedulerLostError, match="no worker has been left"):
+        with pytest.raises(SchedulerLostError, match="no worker has been there for"):
             list(Distributed(client).run(keys("unmanned", 3), graph_of))

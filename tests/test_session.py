@@ -34,7 +34,6 @@ from pipeline.model.session import (
     session_batch,
     sessions,
 )
-from pipeline.process import WORKER_VARIABLE
 
 Weights = dict[str, NDArray[Any]]
 SIDE = 16
@@ -458,15 +457,11 @@ def test_a_provider_whose_libraries_are_missing_is_refused_with_what_it_says(
         session_batch(member(graph(IDENTITY), provider="tensorrt"))
 
 
-def test_a_gpus_memory_is_bounded_and_its_algorithms_are_chosen_alike(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
-    monkeypatch.setenv(WORKER_VARIABLE, "3")
+def test_a_gpus_memory_is_bounded_and_its_algorithms_are_chosen_alike() -> None:
     (name, options), cpu = runtime._chain("cuda", 2**30)
     assert (name, cpu) == ("CUDAExecutionProvider", "CPUExecutionProvider")
     assert options == {
-        "device_id": "1",
+        "device_id": "0",
         "arena_extend_strategy": "kSameAsRequested",
         "cudnn_conv_algo_search": "HEURISTIC",
         "gpu_mem_limit": str(2**30),
@@ -474,40 +469,6 @@ def test_a_gpus_memory_is_bounded_and_its_algorithms_are_chosen_alike(
     assert "gpu_mem_limit" not in runtime._chain("cuda", 0)[0][1]
     first, second, _ = runtime._chain("tensorrt", 0)
     assert (first[0], second[0]) == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
-
-
-@pytest.mark.parametrize(
-    ("visible", "listed", "worker", "device"),
-    [
-        (None, 0, "5", 0),  # no GPU is known: the first one, and the runtime says that it is not
-        (None, 4, "1", 1),
-        (None, 4, "5", 1),
-        ("2,3", 4, "3", 1),  # numbers count within what is visible
-        ("GPU-8c7f", 4, "3", 0),
-        ("", 4, "3", 0),
-    ],
-)
-def test_each_worker_has_a_gpu_of_its_own_in_turn(
-    visible: str | None,
-    listed: int,
-    worker: str,
-    device: int,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for number in range(listed):
-        (tmp_path / "gpus" / f"0000:{number:02}:00.0").mkdir(parents=True)
-    monkeypatch.setattr(runtime, "NVIDIA_GPUS", tmp_path / "gpus")
-    monkeypatch.setenv(WORKER_VARIABLE, worker)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if visible is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert runtime._device() == device
-
-
-def test_a_worker_of_a_cluster_knows_which_it_is(client: Client) -> None:
-    known = client.run(lambda: os.environ.get(WORKER_VARIABLE))
-    assert sorted(known.values()) == ["0", "1"]
 
 
 @pytest.mark.parametrize("name", PROVIDERS)

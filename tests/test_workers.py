@@ -7,7 +7,8 @@ import os
 import pytest
 from distributed import Client
 
-from pipeline import clusters, workers
+from pipeline import workers
+from pipeline.clusters import local
 from pipeline.config import ClusterConfig
 from pipeline.memory import BASE_BYTES, LATER_BYTES
 from pipeline.peaks import begin_peak, end_peak
@@ -21,7 +22,7 @@ GIB = 2**30
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine of 8 cores and 16 GiB."""
-    for module in (clusters, workers):
+    for module in (local, workers):
         monkeypatch.setattr(module, "cores", lambda: 8)
         monkeypatch.setattr(module, "available_bytes", lambda: 16 * GIB)
 
@@ -45,6 +46,27 @@ def test_a_run_file_says_what_its_workers_will_be(
     assert (force.processes, force.session_threads) == (processes, session_threads)
     assert (force.worker.threads, force.worker.limit_bytes) == (threads, limit)
     assert force.blocks_at_once == processes * threads
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_model_that_needs_more_than_a_core_s_memory_gets_fewer_workers() -> None:
+    settings = ClusterConfig()
+    assert workforce_of(settings, 3 * GIB).processes == 5
+    assert workforce_of(settings, 3 * GIB).session_threads == 1
+    assert workforce_of(settings, GIB).processes == 8
+    assert workforce_of(settings, 100 * GIB).processes == 1
+    assert workforce_of(ClusterConfig(workers=8), 3 * GIB).processes == 8
+
+
+@pytest.mark.usefixtures("machine")
+def test_there_is_a_worker_for_each_gpu_with_threads_to_keep_it_busy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    two = workforce_of(ClusterConfig(), gpu=True)
+    assert (two.processes, two.worker.threads, two.session_threads) == (2, 4, 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert workforce_of(ClusterConfig(), gpu=True).processes == 1
 
 
 def test_threads_of_this_process_begin_with_what_it_has_in_use() -> None:

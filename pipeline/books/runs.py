@@ -118,6 +118,7 @@ class RunRecord:
 
     def closed(self, summary: Summary) -> None:
         """See `pipeline.outcomes.Report`."""
+        self._run["scheduler"] |= {"jobs_ended": scheduler_in_force().jobs_ended}
         if summary.signal is not None:
             self._end("interrupted")
         else:

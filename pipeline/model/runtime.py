@@ -9,11 +9,9 @@ import sys
 import warnings
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError, MissingExtraError, ModelError
-from pipeline.process import WORKER_VARIABLE
 
 __all__ = [
     "INPUT_TYPES",
@@ -32,9 +30,6 @@ __all__ = [
 
 THREADS_VARIABLE = "WSI_PIPELINE_SESSION_THREADS"
 """Threads of one session; blocks run in parallel, so one unless the cluster says more."""
-
-NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
-"""Where NVIDIA's driver lists the GPUs of a Linux machine."""
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -160,16 +155,6 @@ def session_threads() -> int:
     return max(_whole(THREADS_VARIABLE, 1), 1)
 
 
-def _device() -> int:
-    """Give the GPU of this worker: each has one of those that its machine lets it see, in turn."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        count = len(list(NVIDIA_GPUS.iterdir())) if NVIDIA_GPUS.is_dir() else 0
-    else:
-        count = len([name for name in visible.split(",") if name.strip()])
-    return _whole(WORKER_VARIABLE, 0) % max(count, 1)
-
-
 def _whole(variable: str, default: int) -> int:
     text = os.environ.get(variable, str(default))
     if not text.isdecimal():
@@ -200,7 +185,8 @@ def _chain(provider: str, gpu_bytes: int) -> list[Any]:
     cpu = PROVIDERS["cpu"]
     if provider == "cpu":
         return [cpu]
-    device = str(_device())
+    # A worker sees one alone; see `pipeline.process.take_gpu`.
+    device = "0"
     cuda = {
         "device_id": device,
         # The default doubles the arena each time: half of a shared GPU for nothing.

@@ -6,57 +6,37 @@ error message says is allowed comes from the field's type.
 
 from __future__ import annotations
 
-import os
-import re
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
+
+from pipeline.config.cluster import ClusterConfig, DriverConfig
+from pipeline.config.values import (
+    Auto,
+    Block,
+    Count,
+    LocalPath,
+    Memory,
+    Mpp,
+    Text,
+    needed_for,
+    only_for,
+)
 
 if TYPE_CHECKING:
     from pydantic import ValidationInfo
 
-__all__ = ["LevelConfig", "LocalPath", "RunConfig", "TissueConfig"]
+__all__ = [
+    "ClusterConfig",
+    "DriverConfig",
+    "LevelConfig",
+    "LocalPath",
+    "RunConfig",
+    "TissueConfig",
+]
 
 
-@dataclass(frozen=True, slots=True)
-class LocalPath:
-    """Marks a field that names files; `pipeline.runfile` makes what is relative in it absolute.
-
-    ``names`` are words that stand for something else and stay.
-    """
-
-    names: tuple[str, ...] = ()
-
-    def resolve(self, value: Any, folder: Path) -> Any:
-        """Give text, or a list of it, as absolute; URLs and builtins stay as they are."""
-        if isinstance(value, list):
-            return [self.resolve(item, folder) for item in value]
-        if not isinstance(value, str) or not value or re.match("builtin:|.*://", value):
-            return value
-        if value in self.names:
-            return value
-        home = os.path.expanduser(value)  # noqa: PTH111 - Path.expanduser raises on ~nobody
-        return os.path.normpath(folder.absolute() / home)
-
-
-def _needed_for(chooser: str, choice: str) -> AfterValidator:
-    def check(value: Any, info: ValidationInfo) -> Any:
-        if value is None and info.data.get(chooser) == choice:
-            raise ValueError(f"{chooser}: {choice} needs a value here")
-        return value
-
-    return AfterValidator(check)
-
-
-def _only_for(chooser: str, choice: str) -> AfterValidator:
-    def check(value: Any, info: ValidationInfo) -> Any:
-        if value is not None and info.data.get(chooser, choice) != choice:
-            raise ValueError(f"leave it out, or set {chooser}: {choice}")
-        return value
-
-    return AfterValidator(check)
+PUBLISHED = "published"
 
 
 def _check_target(value: str, info: ValidationInfo) -> str:
@@ -70,36 +50,6 @@ def _flagged(excluded: list[str], info: ValidationInfo) -> list[str]:
     if missing:
         raise ValueError(f"add {' and '.join(missing)} to quality, so that it is looked for")
     return excluded
-
-
-def _check_memory(value: str | int) -> str | int:
-    if value != "auto":
-        from dask.utils import parse_bytes
-
-        try:
-            parsed_bytes = parse_bytes(value)
-        except (ValueError, OverflowError):
-            parsed_bytes = 0
-        if parsed_bytes < 2**20:
-            raise ValueError("give auto, or 1 MiB or more, such as 4 GiB")
-    return value
-
-
-PUBLISHED = "published"
-
-Auto = Literal["auto"]
-Text = Annotated[str, Field(min_length=1)]
-Count = Annotated[int, Field(ge=1)]
-Mpp = Annotated[float, Field(gt=0.01, lt=100)]
-
-
-class Block(BaseModel):
-    """A block of keys in the run file."""
-
-    # strict: `workers: yes` is true in YAML, and would otherwise mean 1
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True
-    )
 
 
 class OutputConfig(Block):
@@ -135,7 +85,7 @@ class ResolutionConfig(Block):
         "error",
         description="What to do with a slide whose micrometres per pixel are missing or cannot be.",
     )
-    assume_mpp: Annotated[Mpp | None, _needed_for("missing", "assume")] = Field(
+    assume_mpp: Annotated[Mpp | None, needed_for("missing", "assume")] = Field(
         None, description="Micrometres per level-0 pixel of such a slide, for `missing: assume`."
     )
 
@@ -147,13 +97,13 @@ class TissueConfig(Block):
         "otsu", description="How tissue is found; none analyses everything."
     )
     mask: Annotated[
-        Text | None, LocalPath(), _needed_for("method", "mask"), _only_for("method", "mask")
+        Text | None, LocalPath(), needed_for("method", "mask"), only_for("method", "mask")
     ] = Field(
         None,
         description="Image, GeoJSON or OME-Zarr for `method: mask`; may contain `{slide_id}`.",
     )
     model: Annotated[
-        Text | None, LocalPath(), _needed_for("method", "model"), _only_for("method", "model")
+        Text | None, LocalPath(), needed_for("method", "model"), only_for("method", "model")
     ] = Field(None, description="Model card of a tissue detector, for `method: model`.")
     threshold: float = Field(
         0.5, description="Score above which a pixel is tissue, for `method: model`."
@@ -199,40 +149,12 @@ class InferenceConfig(Block):
             "cpu", description="What runs the model; what is asked for is what runs, or an error."
         )
     )
-    gpu_memory: Annotated[Auto | str | int, AfterValidator(_check_memory)] = Field(
+    gpu_memory: Memory = Field(
         "auto", description="Most memory of a GPU for the model, such as `8 GiB`; for `cuda`."
     )
     tta: Literal["none", "flips", "rotations", "all"] = Field(
         "none",
         description="Test-time augmentation: the mean over 4 flips, 4 quarter turns, or all 8.",
-    )
-
-
-class ClusterConfig(Block):
-    """Where the work is done."""
-
-    kind: Literal["threads", "local", "address"] = Field(
-        "local", description="threads: this process; local: worker processes; address: a scheduler."
-    )
-    workers: Auto | Count = Field("auto", description="Number of workers.")
-    threads_per_worker: Auto | Count = Field("auto", description="Threads in each worker.")
-    memory_limit: Annotated[Auto | str | int, AfterValidator(_check_memory)] = Field(
-        "auto", description="Memory of each worker, such as `4 GiB`; a bare number is bytes."
-    )
-    address: Annotated[
-        Text | None, _needed_for("kind", "address"), _only_for("kind", "address")
-    ] = Field(None, description="The scheduler, such as `tls://host:8786`, for `kind: address`.")
-    slides_at_once: Auto | Count = Field(
-        "auto", description="Slides under way at once, so that workers never wait for the next."
-    )
-    live_tasks: Count = Field(
-        5000, description="Most blocks of all these slides on the scheduler at a time."
-    )
-    worker_deaths: Count = Field(
-        3, description="Workers that may die at a block before it is given up as failed."
-    )
-    dashboard: Text = Field(
-        "127.0.0.1:8787", description="Where Dask's dashboard listens; none switches it off."
     )
 
 

@@ -1,0 +1,105 @@
+"""Schedulers that run already: by their address, or by the file that says where they are."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.clusters.security import secured, security_in
+from pipeline.clusters.waiting import wait_for_a_worker
+from pipeline.errors import ClusterError, ConfigError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from pipeline.config import ClusterConfig
+
+__all__ = ["client_at", "client_of_file", "reconnecting_untold"]
+
+
+@contextmanager
+def client_at(settings: ClusterConfig, tell: Callable[[str], None]) -> Iterator[Client]:
+    """Give the client of a scheduler at an address, once it has a worker.
+
+    TLS is as Dask's own configuration says (``distributed.comm.tls``).
+    """
+    from distributed import Client
+
+    address = settings.address
+    if address is None:
+        raise ConfigError("cluster.address: is needed for kind address, e.g. tcp://10.0.0.1:8786")
+    if exposed := _exposed(address):
+        tell(exposed)
+    try:
+        client = Client(address)
+    except (OSError, ValueError, TypeError) as error:  # TypeError: TLS without certificates
+        raise ClusterError(
+            f"{address}: no Dask scheduler answers there: {error}; check cluster.address"
+        ) from error
+    with reconnecting_untold(), client:
+        wait_for_a_worker(client, settings, address, tell)
+        yield client
+
+
+@contextmanager
+def client_of_file(settings: ClusterConfig, tell: Callable[[str], None]) -> Iterator[Client]:
+    """Give the client of a scheduler that wrote a file; certificates beside that are used."""
+    from distributed import Client
+
+    file = Path(str(settings.scheduler_file))
+    if not file.is_file():
+        raise ClusterError(
+            f"{file}: no such file; start the scheduler first, or check cluster.scheduler_file"
+        )
+    security = security_in(file.parent) if secured(file.parent) else None
+    try:
+        client = Client(scheduler_file=str(file), **({"security": security} if security else {}))
+    except (OSError, ValueError, TypeError) as error:
+        raise ClusterError(
+            f"{file}: no Dask scheduler answers where it says: {error}; is it still running?"
+        ) from error
+    with reconnecting_untold(), client:
+        wait_for_a_worker(client, settings, str(file), tell)
+        yield client
+
+
+def _exposed(address: str) -> str:
+    """Say who else can reach a scheduler that asks for no certificates; nothing on loopback."""
+    scheme, _, rest = address.rpartition("://")
+    host = rest.rpartition(":")[0].strip("[]")
+    if scheme == "tls" or not host or host == "localhost":
+        return ""
+    try:
+        inside = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        inside = False
+    if inside:
+        return ""
+    return (
+        f"{address}: without TLS, whoever can reach this port can run programs as the user of its "
+        "workers; use tls:// where others can"
+    )
+
+
+@contextmanager
+def reconnecting_untold() -> Iterator[None]:
+    """Leave out, for a ``with`` block, that the client's attempts to reconnect were given up.
+
+    distributed logs its own cancellation as an error, with its traceback; that the scheduler is
+    gone is said by whoever waits for it.
+    """
+    log = logging.getLogger("distributed.client")
+    log.addFilter(_not_given_up)
+    try:
+        yield
+    finally:
+        log.removeFilter(_not_given_up)
+
+
+def _not_given_up(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))

@@ -1,0 +1,24 @@
+"""A worker's share of its machine: the threads of every library in it."""
+
+from __future__ import annotations
+
+from pipeline.model.session import THREADS_VARIABLE
+
+__all__ = ["environment"]
+
+
+def environment(session_threads: int) -> dict[str, str]:
+    """Give the environment of a worker that has ``session_threads`` cores for each block.
+
+    Every one of these libraries would else start as many threads as the machine has cores, in
+    each worker. The model gets the cores; what else there is runs in the block's own thread. Dask's
+    nannies say the same to OpenMP, MKL and OpenBLAS, unless a site has configured them.
+    """
+    one = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    return {
+        THREADS_VARIABLE: str(session_threads),
+        **dict.fromkeys((*one, "BLOSC_NTHREADS", "RAYON_NUM_THREADS"), "1"),
+        "ZARR_THREADING__MAX_WORKERS": str(session_threads),
+        # Freed blocks go back to the system at once; see `pipeline.process.return_freed_memory`.
+        "MALLOC_TRIM_THRESHOLD_": "65536",
+    }
