@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from pipeline.errors import ModelError
 from pipeline.model.batching import Choice, candidates, measured
 
 
@@ -15,12 +16,15 @@ class Machine:
     def __init__(self, seconds: Callable[[int], float], warming: float = 1) -> None:
         self.runs: list[int] = []
         self.now = 0.0
+        self.fits = 2**30
         self._seconds = seconds
         self._warming = warming
 
     def run(self, batch: int) -> None:
         first = batch not in self.runs
         self.runs.append(batch)
+        if batch > self.fits:
+            raise ModelError("no memory")
         self.now += self._seconds(batch) * (self._warming if first else 1)
 
     def chosen(self, most: int) -> Choice:
@@ -68,3 +72,17 @@ def test_a_model_that_takes_seconds_is_run_once() -> None:
     machine = Machine(lambda n: 5.0 * n)
     assert machine.chosen(64) == Choice(2, 5.0)
     assert machine.runs == [2]
+
+
+def test_a_batch_that_fails_ends_the_search_and_what_ran_before_it_is_taken() -> None:
+    machine = Machine(lambda _: 0.01)  # the larger the better
+    machine.fits = 7
+    assert machine.chosen(64).batch == 4
+    assert machine.runs == [2] * 4 + [4] * 4 + [8]
+
+
+def test_where_not_even_the_smallest_batch_runs_its_error_is_the_answer() -> None:
+    machine = Machine(lambda _: 0.01)
+    machine.fits = 1
+    with pytest.raises(ModelError, match="no memory"):
+        machine.chosen(64)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 
+from pipeline.errors import ModelError
+
 __all__ = ["Choice", "candidates", "measured"]
 
 _LONG_S = 1.0
@@ -45,11 +47,18 @@ def measured(
     """Give the smallest of `candidates` that takes at most 3 % longer per patch than the best.
 
     ``run`` runs a batch of that many patches: once to warm up, then three times, of which the
-    fastest counts. One that takes more than a second is the last, and is not run again.
+    fastest counts. One that takes more than a second is the last, and is not run again. One that
+    fails ends it too, as a GPU's memory does: what is smaller has run. Raises `ModelError` where
+    not even the smallest does.
     """
     seen: list[Choice] = []
     for batch in candidates(most):
-        warming = _seconds(run, batch, clock)
+        try:
+            warming = _seconds(run, batch, clock)
+        except ModelError:
+            if not seen:
+                raise
+            break
         if warming > _LONG_S:
             seen.append(Choice(batch, warming / batch))
             break

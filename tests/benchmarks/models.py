@@ -70,7 +70,7 @@ def _resnet_18(path: Path) -> None:
                 x = graph.conv(x, channels, width, side=1, stride=stride)
             x, channels = graph.relu(graph.node("Add", [x, y])), width
     x = graph.node("Flatten", [graph.node("GlobalAveragePool", [x])])
-    weights = graph.constant(np.random.default_rng(1).normal(0, 0.04, (512, 2)))
+    weights = graph.constant(np.random.default_rng(1).normal(0, 0.004, (512, 2)))
     x = graph.node("Softmax", [graph.node("MatMul", [x, weights])], axis=1)
     graph.save(path, x, ["N", 2])
 
