@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from pipeline.errors import ModelError
-from pipeline.model.batching import Choice, candidates, measured
+from pipeline.model.batching import Choice, candidates, fitting, measured
 
 
 class Machine:
@@ -86,3 +86,24 @@ def test_where_not_even_the_smallest_batch_runs_its_error_is_the_answer() -> Non
     machine.fits = 1
     with pytest.raises(ModelError, match="no memory"):
         machine.chosen(64)
+
+
+def test_on_a_gpu_the_most_that_fits_its_memory_is_taken() -> None:
+    tried: list[int] = []
+
+    def run(batch: int) -> None:
+        tried.append(batch)
+        if batch > 10:
+            raise ModelError("out of memory")
+
+    clock = iter([0.0, 8.0])
+    assert fitting(run, 32, clock=lambda: next(clock)) == Choice(8, 1.0)
+    assert tried == [32, 16, 8, 8]
+
+
+def test_where_not_even_one_patch_fits_a_gpu_its_error_is_the_answer() -> None:
+    def run(_: int) -> None:
+        raise ModelError("out of memory")
+
+    with pytest.raises(ModelError, match="out of memory"):
+        fitting(run, 4)

@@ -169,17 +169,21 @@ def test_stored_scores_are_the_cpus_to_one_step(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_patch_gets_the_same_scores_wherever_in_a_batch_and_beside_whatever(
+def test_a_patch_gets_all_but_the_same_scores_wherever_in_a_batch_and_beside_whatever(
     name: str, cards: dict[str, Path], tell: Told
 ) -> None:
     model = on("cuda", cards[name], 8)
     patches = patches_for(model, 8)
     expected = scores(model, patches)
     np.testing.assert_array_equal(scores(model, patches), expected)
-    np.testing.assert_array_equal(scores(model, patches[::-1].copy())[::-1], expected)
     others = patches_for(model, 8, seed=1)
     others[5] = patches[2]
-    np.testing.assert_array_equal(scores(model, others)[5], expected[2])
+    moved = max(
+        worst(scores(model, patches[::-1].copy())[::-1], expected),
+        worst(scores(model, others)[5], expected[2]),
+    )
+    tell(f"{name} on CUDA, elsewhere in a batch: at most {moved:.2e} apart")
+    assert moved < 1e-4
     sizes = {
         size: worst(scores(on("cuda", cards[name], size), patches[:size]), expected[:size])
         for size in (2, 3, 4)
@@ -223,9 +227,9 @@ def test_the_record_of_a_run_says_cuda(run_file: Path, cards: dict[str, Path]) -
 
 
 def test_two_workers_share_one_gpu(run_file: Path, client: Client) -> None:
-    devices = client.run(runtime._device)
-    assert len(devices) == 2
-    assert set(devices.values()) == set(range(min(gpus(), 2)))
+    seen = client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"])
+    assert len(seen) == 2
+    assert len(set(seen.values())) == min(gpus(), 2)
     assert pipeline.run(run_file, ["cluster.kind=local", "cluster.memory_limit=16 GiB"]).complete
     (slide,) = pipeline.open_results(run_file.parent / "results").values()
     (processes,) = slide.provenance["sessions"]

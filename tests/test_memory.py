@@ -172,3 +172,13 @@ def test_a_slide_that_is_smaller_than_a_block_needs_no_more_than_itself(
 
 def test_a_worker_of_whose_memory_nothing_is_known_is_not_refused() -> None:
     check_budget(2**60, None, slide="a.svs", block=2048)
+
+
+def test_what_cuda_takes_of_a_process_s_own_memory_counts_once(model: Model) -> None:
+    on_gpu = model.running("cuda")
+    for threads in (1, 4):
+        worker = Worker(threads)
+        extra = worker_bytes(on_gpu, 1024, "uint8", worker) - worker_bytes(
+            model, 1024, "uint8", worker
+        )
+        assert extra == 950 * MIB

@@ -8,7 +8,7 @@ from time import perf_counter
 
 from pipeline.errors import ModelError
 
-__all__ = ["Choice", "candidates", "measured"]
+__all__ = ["Choice", "candidates", "fitting", "measured"]
 
 _LONG_S = 1.0
 """What takes so long is not run again, and nothing larger is tried: it gains little any more."""
@@ -66,6 +66,27 @@ def measured(
         seen.append(Choice(batch, fastest / batch))
     best = min(each.seconds_per_patch for each in seen)
     return next(each for each in seen if each.seconds_per_patch <= best * _AS_GOOD)
+
+
+def fitting(
+    run: Callable[[int], object], most: int, *, clock: Callable[[], float] = perf_counter
+) -> Choice:
+    """Give the largest batch that runs: the most, or half as often as its memory asks for.
+
+    For GPUs, on which a patch's last digits depend on the batch it is in: there all workers are to
+    have the same. Measured on an H100 the most there may be was also the fastest. Raises
+    `ModelError` where not even one patch runs.
+    """
+    batch = most
+    while True:
+        try:
+            run(batch)
+        except ModelError:
+            if batch == 1:
+                raise
+            batch //= 2
+        else:
+            return Choice(batch, _seconds(run, batch, clock) / batch)
 
 
 def _seconds(run: Callable[[int], object], batch: int, clock: Callable[[], float]) -> float:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.errors import ModelError
 from pipeline.handles import Pool
 from pipeline.model.activate import activated, as_map, first_not_finite
-from pipeline.model.batching import Choice, measured
+from pipeline.model.batching import Choice, fitting, measured
 from pipeline.model.checking import check_card
 from pipeline.model.refs import MapRef, SessionRef
 from pipeline.model.runtime import (
@@ -164,6 +164,8 @@ def _open(ref: SessionRef) -> Session:
 def _measured(ref: SessionRef, session: Session) -> Choice:
     """Give the fastest batch: measured by the process's first session of ``ref``, kept for others.
 
+    On a GPU, the largest that fits.
+
     A session that failed is opened anew while its callers go on with the batch they were given.
     """
     if ref not in _chosen:
@@ -171,7 +173,7 @@ def _measured(ref: SessionRef, session: Session) -> Choice:
         def run(batch: int) -> None:
             run_graph(session.opened, ref.tensors, _empty(ref, session, batch), ref.onnx)
 
-        _chosen[ref] = measured(run, ref.batch)
+        _chosen[ref] = (measured if ref.provider == "cpu" else fitting)(run, ref.batch)
         if ref.provider == "cpu":
             # The largest batch that was tried has left its memory behind.
             trim(session.opened, _empty(ref, session, _chosen[ref].batch))
