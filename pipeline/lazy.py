@@ -1,18 +1,17 @@
 """How things are said to dask: read a block, map a block, write a block.
 
-Three blockwise steps that dask fuses into **one task per block**. What enters the graph is
-the source, the function's keywords and the target: small frozen tokens, never pixels or
-open handles.
+Three blockwise steps that dask fuses into **one task per block**, as `pipeline.tasks` has it do.
+What enters the graph is the source, the function's keywords and the target: small frozen tokens,
+never pixels or open handles.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import dask.array as da
 import numpy as np
-from dask.array.optimization import optimize
 from dask.base import tokenize
 from dask.layers import ArrayBlockIdDep, ArrayValuesDep
 from numpy.typing import DTypeLike, NDArray
@@ -24,8 +23,6 @@ from pipeline.underway import Work, computing
 __all__ = [
     "Source",
     "Target",
-    "block_key",
-    "block_tasks",
     "map_blocks",
     "read_blocks",
     "sliceable",
@@ -173,17 +170,6 @@ def write_blocks(
         align_arrays=False,
     )
     return written
-
-
-def block_key(blocks: da.Array, index: Index) -> tuple[Any, ...]:
-    """Give the graph key of one block of a `write_blocks` array; it ends with the index."""
-    return (blocks.name, 0, *index)
-
-
-def block_tasks(blocks: da.Array, indices: Iterable[Index]) -> dict[Any, Any]:
-    """Give a graph of exactly the tasks that compute ``indices``: one per block."""
-    keys = [block_key(blocks, index) for index in indices]
-    return dict(optimize(blocks.__dask_graph__(), keys))
 
 
 def _extents(grid: Grid, frame: Frame) -> Chunks:

@@ -14,10 +14,10 @@ import dask.array as da
 
 from pipeline.errors import ClusterError, DiskFullError, PipelineError, reason_of
 from pipeline.geometry import Index
-from pipeline.lazy import block_key, block_tasks
 from pipeline.pyramid import halved, parents
 from pipeline.schedulers import Scheduler
 from pipeline.store import StoredArray, done, drop, withdraw
+from pipeline.tasks import block_key, tasks_of
 
 __all__ = ["ATTEMPTS", "Watch", "build_pyramid", "compute_blocks", "invalidate", "tell_nobody"]
 
@@ -48,13 +48,11 @@ def compute_blocks(
     """
     failures: dict[Index, Exception] = {}
     keys = {block_key(blocks, index): index for index in indices}
-    finished = 0
+    finished, tasks = 0, tasks_of(blocks)
     for trial in range(1, attempts + 1):
         again: dict[Any, Index] = {}
         # A key ends with its block's index.
-        for key, error in scheduler.run(
-            keys, lambda some: block_tasks(blocks, [k[-2:] for k in some]), resources
-        ):
+        for key, error in scheduler.run(keys, lambda some: tasks(k[-2:] for k in some), resources):
             index, last = keys[key], trial == attempts or isinstance(error, ClusterError)
             if isinstance(error, DiskFullError) or (isinstance(error, fatal) and last):
                 raise error

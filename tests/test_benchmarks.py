@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,14 @@ import pytest
 
 import pipeline
 from pipeline.demo import write_demo
-from tests.benchmarks import baselines, limits
-from tests.benchmarks.contenders import Contender, Setting
+from pipeline.tasks import block_tasks
+from tests.benchmarks import baselines, cohorts, limits
+from tests.benchmarks.cohorts import IN_PROCESSES, Took, many_row
+from tests.benchmarks.contenders import Contender, Setting, write_sample
 from tests.benchmarks.jobs import JOBS
 from tests.benchmarks.models import shared_model
+from tests.benchmarks.overhead import idle_blocks, measure_overhead
+from tests.benchmarks.predictions import plan_of
 from tests.benchmarks.remote import MOST_BYTES, MOST_REQUESTS, available, read_region
 
 ROOT = Path(__file__).parents[1]
@@ -109,6 +114,57 @@ def test_converters_store_the_same_level_0(slide: Path, tmp_path: Path) -> None:
         assert pixels_of(contender, slide, folder) == WIDTH * HEIGHT
         pixels = zarr.open_array(folder / array, mode="r")[:]
         assert np.array_equal(pixels.transpose(1, 2, 0), expected)
+
+
+@pytest.mark.slow
+def test_one_worker_and_two_do_the_same_slide(slide: Path, tmp_path: Path) -> None:
+    job = JOBS["two workers, ResNet-18"]
+    for number, contender in enumerate(job.contenders.values()):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        assert pixels_of(contender, slide, folder) == WIDTH * HEIGHT
+    assert len(job.contenders) == 2
+    stored = [pipeline.open_results(tmp_path / str(number)) for number in (0, 1)]
+    first, second = (np.asarray(each["out"].levels[0]) for each in stored)
+    assert np.array_equal(first, second)
+    assert first.any()
+
+
+def test_blocks_of_no_work_weigh_in_a_graph_what_those_of_a_run_do(tmp_path: Path) -> None:
+    plan = plan_of(Setting(write_sample(str(tmp_path)), 1, str(tmp_path)), "means", "out.zarr")
+    idle, grid = idle_blocks(plan, 12)
+    assert grid.size == 12
+    (real,), (task,) = (
+        [len(pickle.dumps(each)) for each in block_tasks(blocks, [(0, 0)]).values()]
+        for blocks in (plan.blocks, idle)
+    )
+    assert real < task < 1.3 * real
+
+
+@pytest.mark.slow
+def test_overhead_counts_the_client_alone(tmp_path: Path) -> None:
+    took = measure_overhead(120, tmp_path)
+    assert took.blocks == 120
+    assert took.cpu_ms > 0
+    assert took.peak_bytes > 2**20
+
+
+@pytest.mark.slow
+def test_many_slides_are_run_with_the_scheduler_in_the_clients_process(tmp_path: Path) -> None:
+    row = many_row("many", tmp_path, (2, 4), IN_PROCESSES)
+    assert row.job == "many: 4"
+    assert row.said is not None
+    assert "client" in row.said[0]
+    assert row.peak_mib is not None
+    assert row.peak_mib > 1
+
+
+def test_task_groups_that_pile_up_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cohorts, "_run", lambda _: Took(1.0, 1, 2, 2, kept=cohorts.MOST_KEPT + 1))
+    with pytest.raises(AssertionError, match="groups of tasks"):
+        many_row("many", tmp_path, (2, 4), IN_PROCESSES)
 
 
 @pytest.mark.skipif(not available(), reason="slides cannot be read from URLs here")

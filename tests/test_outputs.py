@@ -169,7 +169,7 @@ def test_every_output_is_what_the_model_says_of_the_whole_image(
 
 
 def test_all_outputs_of_a_block_are_one_task(slide: Slide, card: Path, tmp_path: Path) -> None:
-    from pipeline.lazy import block_tasks
+    from pipeline.tasks import block_tasks
 
     plan = planned(slide, card, tmp_path / "a.zarr", block=96)
     assert len(block_tasks(plan.blocks, [(0, 0), (1, 2)])) == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,7 @@ from pipeline.commands.terminal import (
     print_lines,
     table_of,
 )
+from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["plan", "show_plan"]
 
+_WEEK_H = 168.0
+
 _WIDE = 110
 """Columns of a terminal that hold all there is to say of a slide in a line."""
 
@@ -35,20 +38,60 @@ _TAKES = ("memory", "output", "files", "left", "time")
 
 
 @click.command()
-@click.argument("config", type=click.Path())
+@click.argument("config", type=click.Path(), required=False)
 @override_option
 @click.option("--json", "as_json", is_flag=True, help="Say it as JSON, and show no progress.")
 @click.option("--no-time", is_flag=True, help="Try no blocks, and estimate no time.")
-def plan(config: str, overrides: tuple[str, ...], as_json: bool, no_time: bool) -> int:
+@click.option(
+    "--slides",
+    type=int,
+    metavar="N",
+    help="Say what N slides like those of CONFIG need instead; usual ones without CONFIG.",
+)
+@click.option(
+    "--hours", type=float, metavar="H", help="With --slides: in what time. 168, a week, by default."
+)
+def plan(
+    config: str | None, overrides: tuple[str, ...], *, as_json: bool, no_time: bool, **scale: Any
+) -> int:
     """Say what a run of CONFIG would do: blocks, memory, bytes, files, time, what is left.
 
     Nothing is written, and the results directory is not touched. Exit code 1 where a slide would
     fail or be refused.
+
+    With --slides it is a simulation of so many, from what was measured: schedulers, workers,
+    hours, bytes and files, each with what it rests on.
     """
     from pipeline.runfile import load_config
 
-    loaded = load_config(config, overrides)
+    slides, hours = scale["slides"], scale["hours"]
+    _check_options(config, overrides, slides=slides, hours=hours, no_time=no_time)
+    loaded = None if config is None else load_config(config, overrides)
+    if slides is not None:
+        from pipeline.commands.scale import show_scale
+
+        return show_scale(slides, _WEEK_H if hours is None else hours, loaded, as_json=as_json)
+    assert loaded is not None  # noqa: S101 - see _check_options
     return _print_json(loaded, not no_time) if as_json else show_plan(loaded, timed=not no_time)
+
+
+def _check_options(
+    config: str | None,
+    overrides: tuple[str, ...],
+    *,
+    slides: int | None,
+    hours: float | None,
+    no_time: bool,
+) -> None:
+    """Raise `ConfigError` where options are given that do not go together."""
+    if config is None and slides is None:
+        raise ConfigError("plan: no CONFIG; name a run file, or give --slides N")
+    if config is None and overrides:
+        raise ConfigError("plan: -o sets keys of a run file, and there is no CONFIG; name one")
+    if slides is None and hours is not None:
+        raise ConfigError("plan: --hours is for --slides N; give both, or neither")
+    if slides is not None and no_time:
+        raise ConfigError("plan: --slides is about time; leave --no-time out")
 
 
 def show_plan(config: RunConfig, *, timed: bool) -> int:

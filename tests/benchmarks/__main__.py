@@ -16,9 +16,10 @@ from typing import Any
 from pipeline.process import cores
 from tests.benchmarks import __doc__ as about
 from tests.benchmarks import remote
-from tests.benchmarks.cohorts import MANY, RESUME, cohort_row
+from tests.benchmarks.cohorts import COHORTS, cohort_row
 from tests.benchmarks.jobs import JOBS, Job
 from tests.benchmarks.models import SHARED, shared_model
+from tests.benchmarks.overhead import OVERHEAD, overhead_rows
 from tests.benchmarks.rows import Row, remote_row, rows_of, run_rounds, table
 
 _SIZE, _QUICK = (20_000, 16_000), (5_000, 4_000)
@@ -34,14 +35,18 @@ def main(arguments: list[str] | None = None) -> int:
     asked = _parse(arguments)
     folder = Path(asked.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    names = asked.only or [*JOBS, _REMOTE, MANY, RESUME]
+    names = asked.only or [*JOBS, _REMOTE, *COHORTS, OVERHEAD]
     rows: list[Row] = []
     runs: dict[str, Any] = {}
     for name in names:
         if name == _REMOTE:
             rows += _remote(asked, folder)
             continue
-        if name in (MANY, RESUME):
+        if name == OVERHEAD:
+            _say(name)
+            rows += overhead_rows(folder, quick=asked.quick, rounds=asked.repeats)
+            continue
+        if name in COHORTS:
             _say(name)
             rows.append(cohort_row(name, folder, quick=asked.quick))
             continue
@@ -67,7 +72,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         description=about,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    known = [*JOBS, _REMOTE, MANY, RESUME]
+    known = [*JOBS, _REMOTE, *COHORTS, OVERHEAD]
     parser.add_argument("--quick", action="store_true", help="a small slide: for trying it out")
     parser.add_argument("--only", action="append", choices=known, help="a job; may be repeated")
     parser.add_argument("--repeats", type=_positive, default=5, help="rounds (5)")

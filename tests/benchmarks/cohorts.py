@@ -6,6 +6,7 @@ took, starting and importing not counted.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -16,17 +17,29 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from pipeline.outcomes import Silence, SlideOutcome
 from tests.benchmarks.models import model_card
 from tests.benchmarks.rows import Row
 
-__all__ = ["MANY", "RESUME", "cohort_row"]
+__all__ = ["CLUSTER", "COHORTS", "MANY", "RESUME", "cohort_row", "many_row"]
 
-MANY, RESUME = "many slides", "resume"
-"""The jobs: small slides by the hundred, and a large one that is done."""
+MANY, CLUSTER, RESUME = "many slides", "many slides, local cluster", "resume"
+"""The jobs: small slides by the hundred, in threads and with the scheduler in the client's process,
+and a large one that is done."""
+
+COHORTS = (MANY, CLUSTER, RESUME)
 
 FEW_SLIDES, MANY_SLIDES = 100, 1000
+IN_THREADS, IN_PROCESSES = (
+    "{kind: threads, workers: 1}",
+    ("{kind: local, workers: 2, slides_at_once: 2, dashboard: none}"),
+)
 SMALL, LARGE = (512, 512), (100_000, 80_000)
+MOST_KEPT = 8
+"""Groups of tasks of slides that are under way, or that have only just ended."""
+
 MOST_GROWTH, MOST_OVERHEAD_S, MOST_RESUME_S = 1.1, 0.15, 3.0
 _TILE = 256
 _KIBIBYTE = 1024  # what ru_maxrss counts in, on Linux
@@ -34,32 +47,42 @@ _KIBIBYTE = 1024  # what ru_maxrss counts in, on Linux
 
 @dataclass(frozen=True)
 class Took:
-    """What a run took, and how much it did."""
+    """What a run took, and how much it did.
+
+    ``kept`` are the groups of tasks that a scheduler in this process still knows at the end.
+    """
 
     seconds: float
     peak_bytes: int
     slides: int
     computed: int
+    kept: int = 0
 
 
 def cohort_row(name: str, folder: Path, *, quick: bool) -> Row:
-    """Measure one of the jobs, on one core; ``quick`` is a tenth of it."""
+    """Measure one of the jobs; ``quick`` is a tenth of it, of half as many on a cluster."""
     place = folder / name.replace(" ", "-")
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
     try:
-        return _many(place, 10 if quick else 1) if name == MANY else _resume(place, quick=quick)
+        if name == RESUME:
+            return _resume(place, quick=quick)
+        on_cluster, share = name == CLUSTER, 10 if quick else 1
+        share *= 2 if on_cluster else 1
+        counts = (FEW_SLIDES // share, MANY_SLIDES // share)
+        return many_row(name, place, counts, IN_PROCESSES if on_cluster else IN_THREADS)
     finally:
         shutil.rmtree(place)
 
 
-def _many(place: Path, share: int) -> Row:
+def many_row(name: str, place: Path, counts: tuple[int, int], cluster: str) -> Row:
+    """Run few slides, then many, and compare the client's peaks."""
     slides = place / "slides"
     slides.mkdir()
     _write_tiles(slides / "0.tiff", SMALL)
-    run_file = _run_file(place, "slides/*.tiff")
+    run_file = _run_file(place, "slides/*.tiff", cluster)
     peaks = []
-    for count in (FEW_SLIDES // share, MANY_SLIDES // share):
+    for count in counts:
         for number in range(1, count):
             if not (slides / f"{number}.tiff").exists():
                 os.link(slides / "0.tiff", slides / f"{number}.tiff")
@@ -67,13 +90,15 @@ def _many(place: Path, share: int) -> Row:
         took = _run(run_file)
         if took.computed != count:
             raise AssertionError(f"{took.computed} blocks of {count} slides were computed")
+        if took.kept > MOST_KEPT:
+            raise AssertionError(f"the scheduler still knows {took.kept} groups of tasks")
         peaks.append(took.peak_bytes)
     growth, each = peaks[1] / peaks[0], took.seconds / took.slides
     return Row(
-        f"{MANY}: {took.slides:,}",
+        f"{name}: {took.slides:,}",
         SMALL_SLIDE,
         said=(
-            f"{each * 1e3:.0f} ms each, client {growth:.2f} x of {FEW_SLIDES // share}",
+            f"{each * 1e3:.0f} ms each, client {growth:.2f} x of {counts[0]}",
             f"{MOST_OVERHEAD_S * 1e3:.0f} ms, {MOST_GROWTH} x",
         ),
         peak_mib=peaks[1] / 2**20,
@@ -83,7 +108,7 @@ def _many(place: Path, share: int) -> Row:
 def _resume(place: Path, *, quick: bool) -> Row:
     width, height = (n // 10 for n in LARGE) if quick else LARGE
     _write_tiles(place / "large.tiff", (width, height))
-    run_file = _run_file(place, "large.tiff")
+    run_file = _run_file(place, "large.tiff", IN_THREADS)
     first, again = _run(run_file), _run(run_file)
     if again.computed or not first.computed:
         raise AssertionError(f"{first.computed} blocks were computed, then {again.computed}")
@@ -98,12 +123,11 @@ def _resume(place: Path, *, quick: bool) -> Row:
 SMALL_SLIDE = f"{SMALL[0]} x {SMALL[1]} px"
 
 
-def _run_file(place: Path, slides: str) -> Path:
+def _run_file(place: Path, slides: str, cluster: str) -> Path:
     path = place / "run.yaml"
     card = model_card("means", place)
     path.write_text(
-        f"slides: {slides}\nmodel: {card}\ntissue: {{method: none}}\n"
-        "cluster: {kind: threads, workers: 1}\n",
+        f"slides: {slides}\nmodel: {card}\ntissue: {{method: none}}\ncluster: {cluster}\n",
         encoding="utf-8",
     )
     return path
@@ -161,19 +185,34 @@ def _write_tiles(path: Path, size: tuple[int, int]) -> None:
     path.write_bytes(head + tile + b"\0" * (len(tile) % 2) + ifd + values)
 
 
+@dataclass
+class Looked(Silence):
+    """A report that looks at the scheduler in this process each time a slide ends."""
+
+    kept: int = 0
+
+    def ended(self, outcome: SlideOutcome) -> None:  # noqa: ARG002
+        from distributed import get_client
+
+        with contextlib.suppress(ValueError):  # there is no cluster
+            cluster: Any = get_client().cluster
+            self.kept = len(cluster.scheduler.task_groups)
+
+
 def _main() -> None:
     import pipeline.batch
     import pipeline.model.runtime
 
     pipeline.model.runtime.runtime_version()  # is imported now
     started = time.perf_counter()
-    summary = pipeline.batch.run(sys.argv[1])
+    looked = Looked()
+    summary = pipeline.batch.run(sys.argv[1], report=looked)
     seconds = time.perf_counter() - started
     if not summary.complete:
         raise AssertionError(next(each.reason for each in summary.outcomes if each.reason))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIBIBYTE
     computed = sum(each.computed for each in summary.outcomes)
-    print(json.dumps(asdict(Took(seconds, peak, len(summary.outcomes), computed))))
+    print(json.dumps(asdict(Took(seconds, peak, len(summary.outcomes), computed, looked.kept))))
 
 
 if __name__ == "__main__":

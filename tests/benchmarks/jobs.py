@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tests.benchmarks import baselines, limits
 from tests.benchmarks.contenders import Contender, Run, Setting, write_sample
-from tests.benchmarks.predictions import bare_session, predicts
+from tests.benchmarks.predictions import bare_session, predicts, predicts_in
 
 __all__ = ["JOBS", "Job", "contender"]
 
@@ -149,6 +149,13 @@ JOBS = {
             "classify, ResNet-18",
             predicts("resnet-18"),
             ("bare session", bare_session("resnet-18")),
+            most=(8_192, 4_096),
+        ),
+        Job(
+            "two workers, ResNet-18",
+            predicts_in(2, "resnet-18"),
+            None,
+            (("one worker, 1.85 x wanted", predicts_in(1, "resnet-18")),),
             most=(8_192, 4_096),
         ),
         Job(

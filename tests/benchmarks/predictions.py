@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from tests.benchmarks.models import model_card
 if TYPE_CHECKING:
     from pipeline.plan import Plan
 
-__all__ = ["bare_session", "predicts"]
+__all__ = ["bare_session", "plan_of", "predicts", "predicts_in"]
 
 
 def predicts(name: str) -> Contender:
@@ -26,7 +27,7 @@ def predicts(name: str) -> Contender:
         from pipeline.execute import run
         from pipeline.model import facts
 
-        plan = _plan(at, name, "out.zarr")
+        plan = plan_of(at, name, "out.zarr")
         with pipeline.cluster("threads", workers=at.cores):
             facts(plan.model.ref.members[0])  # the session is open, and its batch measured
 
@@ -41,6 +42,43 @@ def predicts(name: str) -> Contender:
     return contender
 
 
+def predicts_in(workers: int, name: str) -> Contender:
+    """Give a contender that does the same in worker processes of one thread each.
+
+    They are started, and their sessions open, before the clock starts. A session has one thread,
+    too: where there is one worker the other cores are idle, but for what the client needs.
+    """
+
+    @contextmanager
+    def contender(at: Setting) -> Iterator[Run]:
+        import pipeline
+        from pipeline.execute import open_sessions, run
+
+        plan = plan_of(at, name, "out.zarr")
+        with pipeline.cluster(
+            "local", workers=workers, threads_per_worker=1, dashboard="none"
+        ) as client:
+            assert client is not None
+            client.run(_sessions_of_one_thread)
+            open_sessions(plan.model.ref)
+
+            def predict() -> int:
+                outcome = run(plan)
+                if not outcome.complete:
+                    raise AssertionError(f"{at.slide}: {outcome.failures}")
+                return plan.slide.shape[0] * plan.slide.shape[1]
+
+            yield predict
+
+    return contender
+
+
+def _sessions_of_one_thread() -> None:
+    from pipeline.model.session import THREADS_VARIABLE
+
+    os.environ[THREADS_VARIABLE] = "1"
+
+
 def bare_session(name: str) -> Contender:
     """Give a contender that runs a session on as many batches, all of them the same ready one."""
 
@@ -51,7 +89,7 @@ def bare_session(name: str) -> Contender:
 
         from pipeline.model.session import session_batch
 
-        plan = _plan(at, name, "none.zarr")
+        plan = plan_of(at, name, "none.zarr")
         (member,) = plan.model.ref.members
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -79,7 +117,7 @@ def bare_session(name: str) -> Contender:
     return contender
 
 
-def _plan(at: Setting, name: str, store: str) -> Plan:
+def plan_of(at: Setting, name: str, store: str) -> Plan:
     import pipeline
     from pipeline.finding import find_tissue
     from pipeline.plan import Options, plan_slide
