@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import signal
+from typing import Any
 
 from pipeline import errors
 from pipeline.process import take_gpu
@@ -12,14 +13,21 @@ from pipeline.process import take_gpu
 __all__ = ["dask_setup", "unforeseen"]
 
 
-def dask_setup(worker: object) -> None:
+def dask_setup(worker: Any) -> None:
     """Leave to the client what the client does: end on Ctrl-C, and tell what failed.
 
     A terminal sends Ctrl-C to the workers too; two reactions would print a traceback from each.
     (Where the system can, they are started deaf to it; see `pipeline.clusters`.) And take a GPU
     of its own, by its number among the workers of its machine, which ends its name.
+
+    In the nanny of a worker, have it listen where that does, and not on every address there is.
     """
-    number = re.search(r"\d+$", str(getattr(worker, "name", "")))
+    of_worker = getattr(worker, "worker_kwargs", None)
+    if of_worker is not None:
+        if not (of_worker.get("host") or of_worker.get("interface")):
+            of_worker["host"] = worker.ip
+        return
+    number = re.search(r"\d+$", str(worker.name))
     take_gpu(int(number[0]) if number else 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in ("distributed.worker", "distributed.worker.state_machine"):

@@ -6,11 +6,15 @@ import os
 import shlex
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import dask
+import psutil
 import pytest
 
 import pipeline
@@ -177,6 +181,16 @@ def test_a_node_s_share_of_a_job_s_tasks() -> None:
     assert tasks_on_this_node({}) == 1
 
 
+def listening_at(pid: int) -> Iterator[str]:
+    """Give the addresses at which a process and those it started listen."""
+    with suppress(psutil.Error):  # one that ends meanwhile
+        process = psutil.Process(pid)
+        for each in (process, *process.children(recursive=True)):
+            for connection in each.net_connections():
+                if connection.status == psutil.CONN_LISTEN:
+                    yield connection.laddr.ip
+
+
 RUN = """
 slides: {slide}
 model: builtin:nuclei
@@ -204,11 +218,17 @@ def test_the_first_task_of_a_job_drives_and_the_others_work(
         )
         for rank in range(2)
     ]
+    heard = set()
+    while tasks[0].poll() is None:
+        heard |= {host for task in tasks for host in listening_at(task.pid)}
+        time.sleep(0.1)
     driver, worker = (task.communicate(timeout=240)[0] for task in tasks)
     assert [task.returncode for task in tasks] == [0, 0], driver + worker
     assert "1 of 1 slides done" in driver
     assert "Start worker at:      tls://" in worker
     assert not list((tmp_path / "shared").iterdir())
+    assert heard
+    assert not heard & {"0.0.0.0", "::"}  # noqa: S104
 
     own = tmp_path / "own"
     pipeline.run(config, [f"output.directory={own}", "cluster.kind=threads"])

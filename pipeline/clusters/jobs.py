@@ -13,7 +13,7 @@ from pipeline.clusters.keeping import JobKeeper
 from pipeline.clusters.remote import reconnecting_untold
 from pipeline.clusters.security import SCHEDULER_FILE, certified, security_in
 from pipeline.clusters.shape import JobShape, site
-from pipeline.clusters.share import environment
+from pipeline.clusters.share import WORKER_ARGUMENTS, environment
 from pipeline.clusters.waiting import wait_for_a_worker
 from pipeline.errors import ClusterError, ConfigError
 from pipeline.memory import check_least
@@ -152,7 +152,7 @@ def _job(settings: ClusterConfig, shape: JobShape, home: str) -> dict[str, Any]:
         "log_directory": settings.log_directory or site("log-directory") or _logs(home),
         "worker_extra_args": [
             *(site("worker-extra-args") or []),
-            *("--preload", "pipeline.worker", "--dashboard-address", "127.0.0.1:0"),
+            *WORKER_ARGUMENTS,
             *shape.lifetime,
             *resource_arguments(settings),
         ],

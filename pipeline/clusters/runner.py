@@ -27,7 +27,7 @@ from pipeline.clusters.security import (
     private_folder,
     security_in,
 )
-from pipeline.clusters.share import environment
+from pipeline.clusters.share import WORKER_ARGUMENTS, environment
 from pipeline.clusters.waiting import wait_for_a_worker
 from pipeline.config.values import duration_seconds
 from pipeline.errors import ClusterError, ConfigError
@@ -142,7 +142,7 @@ def _worker(settings: ClusterConfig, folder: Path) -> list[str]:
         *("--memory-limit", str(limit)),
         # Its last number is which GPU of the node it takes.
         *("--name", f"task-{_rank()}-{os.environ.get('SLURM_LOCALID', '0')}"),
-        *("--preload", "pipeline.worker", "--dashboard-address", "127.0.0.1:0"),
+        *WORKER_ARGUMENTS,
         *("--death-timeout", "60"),
         *(
             []

@@ -1,10 +1,16 @@
-"""A worker's share of its machine: the threads of every library in it."""
+"""What every worker is told: its share of its machine, and where to listen."""
 
 from __future__ import annotations
 
 from pipeline.model.session import THREADS_VARIABLE
 
-__all__ = ["environment"]
+__all__ = ["WORKER_ARGUMENTS", "environment"]
+
+WORKER_ARGUMENTS = (
+    *("--preload", "pipeline.worker", "--preload-nanny", "pipeline.worker"),
+    *("--dashboard-address", "127.0.0.1:0"),
+)
+"""What a worker on another machine is told: where to listen, and what it is to load."""
 
 
 def environment(session_threads: int) -> dict[str, str]:
