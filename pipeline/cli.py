@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from pipeline import __version__
+from pipeline.commands.doctor import doctor
 from pipeline.commands.merge import merge
 from pipeline.commands.models import model
 from pipeline.commands.plan import plan
@@ -77,6 +78,7 @@ def cli() -> None:
 
     \b
     wsi-pipeline run configs/demo.yaml          make a synthetic slide and find its nuclei
+    wsi-pipeline doctor my.yaml                 look whether a run could go well, before it begins
     wsi-pipeline inspect slide.svs              say what is in a slide
     wsi-pipeline convert slide.svs slide.zarr   write a slide as OME-Zarr
     wsi-pipeline plan my.yaml                   say what a run would do, and how long it takes
@@ -97,6 +99,7 @@ cli.add_command(retry)
 cli.add_command(diff)
 cli.add_command(rerun)
 cli.add_command(plan)
+cli.add_command(doctor)
 
 
 @cli.command()

@@ -31,7 +31,7 @@ from pipeline.store import Coverage
 from pipeline.urls import join
 from pipeline.work import Watch
 
-__all__ = ["Recipe"]
+__all__ = ["Recipe", "slide_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Recipe:
     def plan(self, job: Job, note: Note) -> Plan:
         """Plan a slide and note what its user should know; nothing is written."""
         config = self.config
-        slide = _opened(config, job)
+        slide = slide_of(config, job)
         tissue = self.find(slide, job.slide_id, job.mask)
         output = config.output
         level, mpp = _asked(config)
@@ -170,7 +170,7 @@ def _asked(config: RunConfig) -> tuple[int | None, float | None]:
     return None, None if asked == "model" else float(asked)
 
 
-def _opened(config: RunConfig, job: Job) -> Slide:
+def slide_of(config: RunConfig, job: Job) -> Slide:
     """Open a slide, its scale said by the manifest, by the file, or by the run file, in this order.
 
     Raises `SlideError` where none of them says one that can be.

@@ -55,7 +55,7 @@ LAYERS = (
     (
         *("manifest", "provenance", "outcomes", "logs", "books", "flight", "recipe", "planning"),
         *("measured", "scaling"),
-        *("batch", "converting", "verify", "examine", "differing", "compare"),
+        *("batch", "converting", "verify", "examine", "differing", "compare", "doctor"),
     ),
     ("commands", "cli", "__main__"),
 )
@@ -86,6 +86,7 @@ HOMES = {
     "pydantic": ("config/", "runfile.py", "model/card.py", "model/values.py", "model/written.py"),
     "pydantic_core": ("config/", "runfile.py", "model/written.py"),
     "yaml": ("runfile.py",),
+    "packaging": ("doctor/installed.py",),
     "matplotlib": ("export/overview.py",),
     "pyarrow": ("store/tables.py", "manifest/listed.py"),
     "shapely": ("objects/outlines.py",),
@@ -107,6 +108,7 @@ COMPUTERS = (
 
 BLIND = {
     ("readers/wsidicom.py", "_translated"): "what wsidicom and its decoders raise shares no parent",
+    ("doctor/checks.py", "_found"): "a check that fails is a finding, and the others go on",
     ("batch.py", "_outcome"): "no slide may stop the others; the log has its traceback",
     ("handles.py", "using"): "whatever was raised during its use, the handle is evicted; raised on",
     (
@@ -117,8 +119,11 @@ BLIND = {
 }
 """File and function -> why it may catch anything."""
 
-CONTAINING = {"batch.py", "recipe.py", "schedulers.py", "distributing.py", "cli.py"}
-"""Where a failure ends: one slide's, one block's, the command's."""
+CONTAINING = {
+    *("batch.py", "recipe.py", "schedulers.py", "distributing.py", "cli.py"),
+    "doctor/checks.py",
+}
+"""Where a failure ends: one slide's, one block's, the command's, one check's of the doctor."""
 
 MOST_LINES = 300
 

@@ -502,9 +502,13 @@ def test_without_a_runtime_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -
         runtime_version()
 
 
-def test_two_runtimes_side_by_side_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    both = ("onnxruntime", "onnxruntime-gpu")
-    monkeypatch.setattr(runtime, "_installed", lambda name: name in both)
+def test_two_runtimes_side_by_side_are_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "onnxruntime_gpu-1.22.0.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_text("Name: onnxruntime-gpu\nVersion: 1.22.0\n", "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
     anew = cache(runtime._warn_of_others.__wrapped__)
     monkeypatch.setattr(runtime, "_warn_of_others", anew)
     with pytest.warns(UserWarning, match="onnxruntime and onnxruntime-gpu are installed side by"):

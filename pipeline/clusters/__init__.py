@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ import dask
 from pipeline.clusters.dashboard import links
 from pipeline.clusters.local import LocalWorkers, local_client, threads
 from pipeline.clusters.remote import client_at, client_of_file
+from pipeline.clusters.waiting import Waiting
 from pipeline.config.values import duration_seconds
 from pipeline.manned import NO_WORKERS
 from pipeline.runfile import cluster_config
@@ -58,16 +60,19 @@ def cluster_of(
     tell: Callable[[str], None] = _log.info,
     needed_bytes: int = 0,
     gpu: bool = False,
+    most_s: float = inf,
 ) -> Iterator[Client | None]:
     """Start what a run file says, as `cluster` does.
 
     ``home`` is the results directory, where jobs write their logs; ``tell`` is told what people
     should know. ``needed_bytes`` is the least a worker needs, ``gpu`` whether each needs a GPU,
-    where it is left to us how many there are.
+    where it is left to us how many there are; ``most_s`` is how long to wait for the first worker,
+    even where jobs are queued.
     """
     with contextlib.ExitStack() as opened:
         patience_s = duration_seconds(settings.no_workers_timeout)
         opened.enter_context(dask.config.set({NO_WORKERS: patience_s, **links(settings)}))
+        waiting = Waiting(patience_s, most_s, tell)
         client: Client | None
         if settings.kind == "threads":
             client = opened.enter_context(threads(settings))
@@ -77,15 +82,15 @@ def cluster_of(
         elif settings.kind == "slurm":
             from pipeline.clusters.jobs import slurm_client
 
-            client = opened.enter_context(slurm_client(settings, home, tell))
+            client = opened.enter_context(slurm_client(settings, home, waiting))
         elif settings.kind == "slurm-runner":
             from pipeline.clusters.runner import runner_client
 
-            client = opened.enter_context(runner_client(settings, tell))
+            client = opened.enter_context(runner_client(settings, waiting))
         elif settings.kind == "address":
-            client = opened.enter_context(client_at(settings, tell))
+            client = opened.enter_context(client_at(settings, waiting))
         else:
-            client = opened.enter_context(client_of_file(settings, tell))
+            client = opened.enter_context(client_of_file(settings, waiting))
         yield client
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from pipeline.clusters.remote import reconnecting_untold
 from pipeline.clusters.security import SCHEDULER_FILE, certified, security_in
 from pipeline.clusters.shape import JobShape, site
 from pipeline.clusters.share import WORKER_ARGUMENTS, environment
-from pipeline.clusters.waiting import wait_for_a_worker
+from pipeline.clusters.waiting import Waiting
 from pipeline.errors import ClusterError, ConfigError
 from pipeline.memory import check_least
 from pipeline.urls import is_url
@@ -30,9 +30,7 @@ _NAME = "wsi-pipeline-worker"
 
 
 @contextmanager
-def slurm_client(
-    settings: ClusterConfig, home: str, tell: Callable[[str], None]
-) -> Iterator[Client]:
+def slurm_client(settings: ClusterConfig, home: str, waiting: Waiting) -> Iterator[Client]:
     """Give the client of workers in jobs of SLURM, once one of them is there.
 
     Jobs that end before they are told to are replaced, for as long as replacements bring workers.
@@ -60,11 +58,11 @@ def slurm_client(
         client = opened.enter_context(Client(started))
         opened.enter_context(reconnecting_untold())
         _submit(started, settings)
-        keeper = JobKeeper(started, tell)
+        keeper = JobKeeper(started, waiting.tell)
         started.keeper = keeper  # for `pipeline.manned.keeper_of`
         keeper.start()
         opened.callback(keeper.stop)
-        wait_for_a_worker(client, settings, "SLURM", tell)
+        waiting.for_a_worker(client, "SLURM")
         yield client
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.clusters.security import secured, security_in
-from pipeline.clusters.waiting import wait_for_a_worker
+from pipeline.clusters.waiting import Waiting
 from pipeline.errors import ClusterError, ConfigError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ __all__ = ["client_at", "client_of_file", "reconnecting_untold"]
 
 
 @contextmanager
-def client_at(settings: ClusterConfig, tell: Callable[[str], None]) -> Iterator[Client]:
+def client_at(settings: ClusterConfig, waiting: Waiting) -> Iterator[Client]:
     """Give the client of a scheduler at an address, once it has a worker.
 
     TLS is as Dask's own configuration says (``distributed.comm.tls``).
@@ -34,7 +34,7 @@ def client_at(settings: ClusterConfig, tell: Callable[[str], None]) -> Iterator[
     if address is None:
         raise ConfigError("cluster.address: is needed for kind address, e.g. tcp://10.0.0.1:8786")
     if exposed := _exposed(address):
-        tell(exposed)
+        waiting.tell(exposed)
     try:
         client = Client(address)
     except (OSError, ValueError, TypeError) as error:  # TypeError: TLS without certificates
@@ -42,12 +42,12 @@ def client_at(settings: ClusterConfig, tell: Callable[[str], None]) -> Iterator[
             f"{address}: no Dask scheduler answers there: {error}; check cluster.address"
         ) from error
     with reconnecting_untold(), client:
-        wait_for_a_worker(client, settings, address, tell)
+        waiting.for_a_worker(client, address)
         yield client
 
 
 @contextmanager
-def client_of_file(settings: ClusterConfig, tell: Callable[[str], None]) -> Iterator[Client]:
+def client_of_file(settings: ClusterConfig, waiting: Waiting) -> Iterator[Client]:
     """Give the client of a scheduler that wrote a file; certificates beside that are used."""
     from distributed import Client
 
@@ -64,7 +64,7 @@ def client_of_file(settings: ClusterConfig, tell: Callable[[str], None]) -> Iter
             f"{file}: no Dask scheduler answers where it says: {error}; is it still running?"
         ) from error
     with reconnecting_untold(), client:
-        wait_for_a_worker(client, settings, str(file), tell)
+        waiting.for_a_worker(client, str(file))
         yield client
 
 

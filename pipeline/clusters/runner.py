@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ from pipeline.clusters.security import (
     security_in,
 )
 from pipeline.clusters.share import WORKER_ARGUMENTS, environment
-from pipeline.clusters.waiting import wait_for_a_worker
+from pipeline.clusters.waiting import Waiting
 from pipeline.config.values import duration_seconds
 from pipeline.errors import ClusterError, ConfigError
 from pipeline.memory import check_least
@@ -66,7 +66,7 @@ def join_as_worker(settings: ClusterConfig) -> None:
 
 
 @contextmanager
-def runner_client(settings: ClusterConfig, tell: Callable[[str], None]) -> Iterator[Client]:
+def runner_client(settings: ClusterConfig, waiting: Waiting) -> Iterator[Client]:
     """Give the client of the other tasks of this job, once one of them is there."""
     from distributed import Client, LocalCluster
     from distributed.utils import get_ip, get_ip_interface
@@ -89,7 +89,7 @@ def runner_client(settings: ClusterConfig, tell: Callable[[str], None]) -> Itera
         opened.enter_context(started)
         client = opened.enter_context(Client(started))
         opened.enter_context(reconnecting_untold())
-        wait_for_a_worker(client, settings, "this job", tell)
+        waiting.for_a_worker(client, "this job")
         yield client
         # Before the scheduler goes: whoever loses it ends with an error.
         client.retire_workers(close_workers=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
 import sys
 import warnings
@@ -12,6 +11,7 @@ from functools import cache
 from typing import Any
 
 from pipeline.errors import ConfigError, MissingExtraError, ModelError
+from pipeline.model.builds import runtime_builds
 
 __all__ = [
     "INPUT_TYPES",
@@ -19,6 +19,7 @@ __all__ = [
     "THREADS_VARIABLE",
     "Graph",
     "Node",
+    "available_providers",
     "graph_of",
     "open_graph",
     "read_graph",
@@ -61,8 +62,6 @@ _RUN_BY = {
 }
 """Provider -> what it needs besides."""
 
-_BUILDS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
-
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -84,6 +83,12 @@ class Graph:
 def runtime_version() -> str:
     """Give the ONNX Runtime's version; `MissingExtraError` where none is installed."""
     return str(_runtime().__version__)
+
+
+def available_providers() -> tuple[str, ...]:
+    """Name those of `PROVIDERS` that the ONNX Runtime is built for; they may lack a device."""
+    have = _runtime().get_available_providers()
+    return tuple(short for short, name in PROVIDERS.items() if name in have)
 
 
 def read_graph(onnx: str) -> Graph:
@@ -163,8 +168,7 @@ def _whole(variable: str, default: int) -> int:
 
 
 def _missing(provider: str, why: str, remedies: dict[str, str]) -> str:
-    have = _runtime().get_available_providers()
-    built = ", ".join(short for short, name in PROVIDERS.items() if name in have)
+    built = ", ".join(available_providers())
     return (
         f"provider: {provider} was asked for and cannot be had: {why}; this ONNX Runtime is "
         f"built for {built}; {remedies.get(provider, 'choose another')}"
@@ -255,18 +259,10 @@ def _runtime() -> Any:
 @cache
 def _warn_of_others() -> None:
     """Warn, once, of builds that share their files: whichever was installed last is used."""
-    found = [name for name in _BUILDS if _installed(name)]
+    found = runtime_builds()
     if len(found) > 1:
         warnings.warn(
             f"{' and '.join(found)} are installed side by side and overwrite each other; "
             "uninstall all of them, then install one extra of wsi-pipeline",
             stacklevel=3,
         )
-
-
-def _installed(distribution: str) -> bool:
-    try:
-        importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True

@@ -52,7 +52,7 @@ from pipeline.readers.series import RESAMPLED, any_file, finest_is_missing
 from pipeline.readers.staging import StagedFile, stage
 from pipeline.urls import shown
 
-__all__ = ["OpenSlideReader", "open_reader"]
+__all__ = ["OpenSlideReader", "library_version", "open_reader"]
 
 CACHE_BYTES = 32 * 2**20
 """Decoded tiles that all open slides of a process keep together: rows of tiles under a few blocks,
@@ -63,6 +63,11 @@ MOST_PIXELS = 2**28
 
 _PIECES, _PIECE_BYTES = 64, 2**16
 _REMEDY = "check that the file is whole, or copy it again from where it comes from"
+
+
+def library_version() -> str:
+    """Give the version of the OpenSlide library that is loaded."""
+    return str(openslide.__library_version__)
 
 
 def open_reader(path: str) -> OpenSlideReader:
