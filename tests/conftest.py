@@ -16,6 +16,7 @@ from distributed import Client
 from pipeline.clusters import cluster
 from pipeline.demo import write_demo
 from tests import servers, toys
+from tests import slurm as slurms
 
 DATA_VARIABLE = "WSI_PIPELINE_TEST_DATA"
 
@@ -108,6 +109,26 @@ def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
     return f"s3://test/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(scope="session")
+def slurm_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[slurms.Slurm]:
+    """Give the Slurm of this process's tests, or skip; tests ask for ``slurm``."""
+    if reason := slurms.why_not():
+        if os.environ.get(slurms.NEEDED):
+            pytest.fail(f"{slurms.NEEDED} is set, and there is no Slurm: {reason}")
+        pytest.skip(f"no Slurm: {reason}")
+    with slurms.slurm_cluster(tmp_path_factory.mktemp("slurm")) as started:
+        yield started
+
+
+@pytest.fixture
+def slurm(slurm_session: slurms.Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[slurms.Slurm]:
+    """Give a real Slurm without jobs, in use by this process and its children."""
+    for name, value in slurm_session.environment.items():
+        monkeypatch.setenv(name, value)
+    yield slurm_session
+    slurm_session.drain()
 
 
 @pytest.fixture(scope="module")
