@@ -89,11 +89,15 @@ def why_not() -> str | None:
 def wait_until(
     look: Callable[[], T], seconds: float = 60.0, *, every: float = 0.1, why: object = None
 ) -> T:
-    """Give the first true thing that ``look`` gives; `TimeoutError` with its last one."""
+    """Give the first true thing that ``look`` gives; `TimeoutError` with its last one.
+
+    ``why`` is said then: what is waited for, or what gives that.
+    """
     deadline = time.monotonic() + seconds
     while not (found := look()):
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{why or look}: still {found!r} after {seconds:g} s")
+            said = why() if callable(why) else why or look
+            raise TimeoutError(f"{said}: still {found!r} after {seconds:g} s")
         time.sleep(every)
     return found
 
