@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from pipeline import __version__
+from pipeline.commands.cluster import cluster
 from pipeline.commands.doctor import doctor
 from pipeline.commands.merge import merge
 from pipeline.commands.models import model
@@ -20,6 +21,7 @@ from pipeline.commands.plan import plan
 from pipeline.commands.results import diff, rerun, retry, status
 from pipeline.commands.run import run
 from pipeline.commands.slides import convert, inspect
+from pipeline.commands.submit import submit
 from pipeline.commands.terminal import (
     INCOMPLETE,
     INTERRUPTED,
@@ -83,6 +85,7 @@ def cli() -> None:
     wsi-pipeline convert slide.svs slide.zarr   write a slide as OME-Zarr
     wsi-pipeline plan my.yaml                   say what a run would do, and how long it takes
     wsi-pipeline model check card.yaml          hold a model card against its model
+    wsi-pipeline submit my.yaml                 let a run be a job of SLURM
     wsi-pipeline status results                 say what a run has done
     wsi-pipeline retry results                  try again what failed
     wsi-pipeline diff results others            say in what two runs differ
@@ -100,6 +103,8 @@ cli.add_command(diff)
 cli.add_command(rerun)
 cli.add_command(plan)
 cli.add_command(doctor)
+cli.add_command(submit)
+cli.add_command(cluster)
 
 
 @cli.command()

@@ -54,8 +54,8 @@ LAYERS = (
     ),
     (
         *("manifest", "provenance", "outcomes", "logs", "books", "flight", "recipe", "planning"),
-        *("measured", "scaling"),
-        *("batch", "converting", "verify", "examine", "differing", "compare", "doctor"),
+        *("measured", "scaling", "doctor", "submitting"),
+        *("batch", "converting", "verify", "examine", "differing", "compare"),
     ),
     ("commands", "cli", "__main__"),
 )

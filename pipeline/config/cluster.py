@@ -34,10 +34,10 @@ class DriverConfig(Block):
     queue: Text | None = Field(None, description="Its partition; `cluster.queue` by default.")
     account: Text | None = Field(None, description="Its account; `cluster.account` by default.")
     cores: Count | None = Field(
-        None, description="Its cores: 1 where it only drives; all there are for local and threads."
+        None, description="Its cores: 1 where it only drives; local and threads need a number."
     )
     memory: Size | None = Field(
-        None, description="Its memory: 4 GiB where it only drives; for local and threads, all."
+        None, description="Its memory: 4 GiB where it only drives; local and threads need it given."
     )
     walltime: Walltime = Field("1-00:00:00", description="How long it may take; then it goes on.")
     job_extra_directives: list[Text] = Field(
