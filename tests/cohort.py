@@ -15,7 +15,7 @@ from tests.toys import write_toy_model
 __all__ = ["BLOCKS", "Cohort", "write_cohort"]
 
 BLOCKS = 120
-"""Blocks of each slide."""
+"""Blocks of each slide, where they are of 128 px."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Cohort:
                 np.testing.assert_array_equal(*(_values(each) for each in (ours, theirs)))
 
 
-def write_cohort(folder: Path) -> Cohort:
+def write_cohort(folder: Path, block: int = 128) -> Cohort:
     """Write slides, model and run file, of kind threads, and do the undisturbed run."""
     (folder / "slides").mkdir(parents=True)
     for number, name in enumerate(("a", "b")):
@@ -50,7 +50,7 @@ def write_cohort(folder: Path) -> Cohort:
     run_file.write_text(
         "slides: slides\n"
         f"model: {card}\n"
-        "output: {block: 128, chunk: 64, directory: whole}\n"
+        f"output: {{block: {block}, chunk: 64, directory: whole}}\n"
         "tissue: {method: none}\n"
         "cluster: {kind: threads, workers: 1, dashboard: none}\n"
     )

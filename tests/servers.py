@@ -48,7 +48,7 @@ class Web:
     answer; ``cut`` sends half of what it announced; ``whole`` answers 200 to a range; ``hang``
     never answers; ``lie`` says the file is twice as long; ``shift`` sends another range;
     a number is the status of every answer. It does so ``times`` times, then right; from request
-    ``trouble_after`` on it hangs.
+    ``trouble_after`` on it hangs. ``delay_s`` is how long it takes to think.
     """
 
     url: str = ""
@@ -58,6 +58,7 @@ class Web:
     trouble: str = ""
     times: int = 10**9
     trouble_after: int | None = None
+    delay_s: float = 0.0
     requests: list[str] = field(default_factory=list)
     sent: int = 0
     released: threading.Event = field(default_factory=threading.Event)
@@ -114,6 +115,8 @@ class _Answer(BaseHTTPRequestHandler):
         web, wanted = self.server.web, self.headers.get("Range", "")
         web.requests.append(f"{self.path} {wanted}".strip())
         trouble = web.trouble_now()
+        if web.delay_s:
+            web.released.wait(web.delay_s)
         if trouble == "hang":
             web.released.wait(PATIENCE_S)
         if trouble in ("drop", "hang"):

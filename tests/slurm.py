@@ -1,4 +1,4 @@
-"""A real Slurm on this machine, below a folder: munged, slurmctld and two nodes of 4 CPUs.
+"""A real Slurm on this machine, below a folder: munged, slurmctld and two nodes.
 
 No systemd, no cgroups, no accounting. Nothing below /etc, /run or /var is read or written, and
 every daemon is a child of the tests: it ends with them, also where they are killed. As root only,
@@ -24,7 +24,8 @@ NEEDED = "WSI_PIPELINE_NEED_SLURM"
 """Where this variable is set a Slurm that is not there is a failure, and no test is skipped."""
 
 PACKAGES = "slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins"
-NODES, CPUS, MEMORY_MIB = ("n1", "n2"), 4, 4096
+NODES, CPUS, MEMORY_MIB = ("n1", "n2"), 8, 8192
+"""What is there by Slurm's books; the machine may have less."""
 
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 _STARTS = 3
@@ -65,7 +66,7 @@ PriorityType=priority/basic
 ReturnToService=2
 JobRequeue=0
 MinJobAge=600
-KillWait=2
+KillWait=10
 WaitTime=0
 SlurmctldTimeout=30
 SlurmdTimeout=60
@@ -133,8 +134,9 @@ class Slurm:
 
     def jobs(self) -> list[Job]:
         """Give the jobs that wait or run, what has just ended left out."""
-        lines = self.run("squeue", "-h", "-a", "-r", "-o", "%A|%T|%j").splitlines()
-        return [Job(int(i), state, name) for i, state, name in (x.split("|", 2) for x in lines)]
+        lines = self.run("squeue", "-h", "-a", "-r", "-o", "%A|%T|%j|%k").splitlines()
+        found = (line.split("|", 3) for line in lines)
+        return [Job(int(number), *rest) for number, *rest in found]
 
     def shown(self, job: int) -> dict[str, str]:
         """Give what Slurm knows of a job, also of one that ended: JobState, Reason, NodeList..."""
@@ -155,8 +157,8 @@ class Slurm:
         return wait_until(look, seconds, why=f"job {job}")
 
     def cancel(self, *jobs: int) -> None:
-        """Cancel jobs, batch scripts too; without any all of them."""
-        self.run("scancel", "--full", *(map(str, jobs) if jobs else ("--user=root",)))
+        """Cancel jobs; without any all of them."""
+        self.run("scancel", *(map(str, jobs) if jobs else ("--user=root",)))
 
     def end_soon(self, job: int, seconds: int = 5) -> None:
         """Let a job's walltime be over soon; Slurm notices within half a minute."""
@@ -177,11 +179,12 @@ class Slurm:
 
 @dataclass(frozen=True)
 class Job:
-    """A job as ``squeue`` shows it."""
+    """A job as ``squeue`` shows it; it has the comment it was submitted with."""
 
     id: int
     state: str
     name: str
+    comment: str = "(null)"
 
 
 @contextmanager
