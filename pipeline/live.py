@@ -85,7 +85,9 @@ class Live:
         self._draining = True
         if not self._futures:
             return
-        begun = set().union(*self._client.run(_executing).values())
+        # A worker that goes meanwhile has begun nothing that would end.
+        given = self._client.run(_executing, on_error="return").values()
+        begun = set().union(*(keys for keys in given if isinstance(keys, list)))
         left = [future for key, future in self._futures.items() if key not in begun]
         for future in left:
             del self._futures[future.key]

@@ -99,16 +99,17 @@ def test_a_job_s_script_says_all_that_was_asked_for(tmp_path: Path) -> None:
             local_directory="$TMPDIR",
             interface="lo",
         ),
-        home=str(tmp_path),
+        home=str(tmp_path / "my results"),
     )
     lines = script.splitlines()
     asked = {
         *("#SBATCH -p long", "#SBATCH -A path", "#SBATCH -n 1", "#SBATCH --cpus-per-task=8"),
         *("#SBATCH --mem=16G", "#SBATCH -t 02:00:00", "#SBATCH --constraint=rome"),
         *("#SBATCH --gres=gpu:2", "module load cuda", "export OMP_NUM_THREADS=1"),
-        f"#SBATCH -o {tmp_path}/logs/wsi-pipeline-worker-%J.out",
+        f"#SBATCH --output='{tmp_path}/my results/logs/wsi-pipeline-worker-%j.out'",
     }
     assert asked <= set(lines)
+    assert not [line for line in lines if line.startswith(("#SBATCH -e", "#SBATCH -o "))]
     assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
     words = shlex.split(lines[-1].replace("<", "").replace(">", ""))
     assert words[0] == sys.executable

@@ -8,6 +8,7 @@ a run is in its middle for as long as it is to be disturbed, and quickly over af
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -236,7 +237,7 @@ def runs(
                 for slide in (cohort.folder / "slides").iterdir():
                     web.files[f"/{slide.name}"] = slide.read_bytes()
                 web.delay_s = 0.5
-                going = Going(name, slurm_session, cohort, folder / "out", web)
+                going = Going(name, slurm_session, cohort, folder / "my out", web)
                 settings = [each.replace("FOLDER", str(folder)) for each in scenario.settings]
                 scenario.run(going, tuple(settings))
                 return going
@@ -252,9 +253,42 @@ def test_whatever_becomes_of_its_jobs_a_run_ends_as_one_in_threads(
     going = runs[name].result()
     cohort.assert_same(going.out)
     last = read_runs(str(going.out / "run.json"))[0]
-    ended = last["scheduler"]["jobs_ended"]
+    ended = last["scheduler"].get("jobs_ended", {})
     assert last["exit"] == "done"
     for cause, count in SCENARIOS[name].ends.items():
         assert ended.get(cause, 0) >= count, (ended, going.said)
     assert "Traceback" not in going.said
     assert not list((going.out.parent / "private").iterdir()), "certificates are left"
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("cluster.job_script_prologue=['exit 3']", "failed with exit code 3:0, and had brought no"),
+        ("cluster.queue=nowhere", "sbatch refused a job: "),
+    ],
+    ids=["they fail", "they are refused"],
+)
+def test_jobs_that_bring_no_worker_end_a_run_with_where_to_look(
+    slurm: Slurm, cohort: Cohort, tmp_path: Path, setting: str, said: str
+) -> None:
+    going = Going("none-comes", slurm, cohort, tmp_path / "out", Web())
+    command = [sys.executable, "-m", "pipeline", "run", str(cohort.run_file)]
+    for each in (*going.overrides("cluster.kind=slurm", setting)[1:], "cluster.jobs=2"):
+        command += ["-o", each]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **slurm.environment, **ENVIRONMENT},
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode != 0
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: SLURM: ")
+    assert said in last
+    assert re.search(r"as [23] before it", last)
+    assert str(tmp_path / "out" / "logs") in last
+    assert "Traceback" not in done.stderr
+    assert not slurm.jobs()

@@ -114,11 +114,12 @@ class RunRecord:
         if outcome.identity:
             self._slides[slide_id] = outcome.identity
         if time.monotonic() - self._written >= _EVERY_S:
+            self._count_jobs()
             self._write_or_tell()
 
     def closed(self, summary: Summary) -> None:
         """See `pipeline.outcomes.Report`."""
-        self._run["scheduler"] |= {"jobs_ended": scheduler_in_force().jobs_ended}
+        self._count_jobs()
         if summary.signal is not None:
             self._end("interrupted")
         else:
@@ -130,6 +131,10 @@ class RunRecord:
         self._open = False
         self._run |= {"ended": _now(), "exit": how}
         self._write_or_tell()
+
+    def _count_jobs(self) -> None:
+        if ended := scheduler_in_force().jobs_ended:
+            self._run["scheduler"] |= {"jobs_ended": ended}
 
     def _write_or_tell(self) -> None:
         try:

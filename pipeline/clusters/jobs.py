@@ -40,6 +40,14 @@ def slurm_client(settings: ClusterConfig, home: str, waiting: Waiting) -> Iterat
 
     shape = JobShape.of(settings)
     check_least(shape.limit_bytes)
+    logs = log_of(settings, home)
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{logs}: cannot be written: {error.strerror}; name another folder in "
+            "cluster.log_directory"
+        ) from error
     with contextlib.ExitStack() as opened:
         folder = opened.enter_context(certified(settings.shared_temp_directory))
         try:
@@ -58,7 +66,7 @@ def slurm_client(settings: ClusterConfig, home: str, waiting: Waiting) -> Iterat
         client = opened.enter_context(Client(started))
         opened.enter_context(reconnecting_untold())
         _submit(started, settings)
-        keeper = JobKeeper(started, waiting.tell)
+        keeper = JobKeeper(started, waiting.tell, str(logs))
         started.keeper = keeper  # for `pipeline.manned.keeper_of`
         keeper.start()
         opened.callback(keeper.stop)
@@ -122,7 +130,13 @@ def _scheduler(settings: ClusterConfig, folder: Path) -> dict[str, Any]:
 
 def _job(settings: ClusterConfig, shape: JobShape, home: str) -> dict[str, Any]:
     """Give what dask-jobqueue is told of a job."""
-    extra = [*(site("job-extra-directives") or []), *settings.job_extra_directives]
+    # What SLURM puts a number for is a % and a letter; in a folder's name it is a %.
+    logs = str(log_of(settings, home)).replace("%", "%%")
+    extra = [
+        f"--output={shlex.quote(f'{logs}/{_NAME}-%j.out')}",
+        *(site("job-extra-directives") or []),
+        *settings.job_extra_directives,
+    ]
     if settings.gpus and not any("gres=gpu" in each or "--gpus" in each for each in extra):
         extra.append(f"--gres=gpu:{settings.gpus}")
     shared = environment(shape.session_threads)
@@ -147,7 +161,12 @@ def _job(settings: ClusterConfig, shape: JobShape, home: str) -> dict[str, Any]:
             *(site("job-script-prologue") or []),
             *settings.job_script_prologue,
         ],
-        "log_directory": settings.log_directory or site("log-directory") or _logs(home),
+        # dask-jobqueue quotes no names of files, and would have two for each job: it has none.
+        "log_directory": ".",
+        "job_directives_skip": [
+            *(site("job-directives-skip") or []),
+            *("#SBATCH -e ", "#SBATCH -o "),
+        ],
         "worker_extra_args": [
             *(site("worker-extra-args") or []),
             *WORKER_ARGUMENTS,
@@ -157,5 +176,7 @@ def _job(settings: ClusterConfig, shape: JobShape, home: str) -> dict[str, Any]:
     }
 
 
-def _logs(home: str) -> str:
-    return str(Path("logs" if is_url(home) else Path(home) / "logs").absolute())
+def log_of(settings: ClusterConfig, home: str) -> Path:
+    """Give the folder where jobs write what they say."""
+    named = settings.log_directory or site("log-directory")
+    return Path(named or ("logs" if is_url(home) else Path(home) / "logs")).absolute()

@@ -50,8 +50,8 @@ _PAUSE_S, _LONGEST_PAUSE_S = 1.0, 600.0
 class JobKeeper:
     """Keeps the jobs of a `dask_jobqueue.SLURMCluster` going; see `pipeline.manned.Keeper`."""
 
-    def __init__(self, cluster: Any, tell: Callable[[str], None]) -> None:
-        self._cluster, self._tell = cluster, tell
+    def __init__(self, cluster: Any, tell: Callable[[str], None], logs: str) -> None:
+        self._cluster, self._tell, self._logs = cluster, tell, logs
         self._jobs: dict[str, str] = {}
         self._states: dict[str, tuple[str, str]] = {}
         self._ends: dict[str, End] = {}
@@ -180,7 +180,7 @@ class JobKeeper:
         self._silent.pop(job_id, None)
         job = self._cluster.workers.get(name)
         if job is not None and job.job_id == job_id:
-            del self._cluster.workers[name]
+            self._forget(name)
         if name not in self._cluster.worker_spec:  # an adaptive cluster wanted it no longer
             return
         end = self._ends.get(job_id) or await how_it_ended(job_id)
@@ -203,21 +203,20 @@ class JobKeeper:
             )
         self._say(text)
 
-    @property
-    def _logs(self) -> str:
-        job: Mapping[str, Any] = next(iter(self._cluster.worker_spec.values()), {})
-        return str(job.get("options", {}).get("log_directory", "of SLURM"))
-
     async def _submit(self) -> None:
         try:
             await self._cluster._correct_state()  # noqa: SLF001 - all that replaces what is lost
         except (RuntimeError, OSError) as error:
             for name, job in list(self._cluster.workers.items()):
                 if not job.job_id:
-                    del self._cluster.workers[name]
+                    self._forget(name)
             said = str(error).rpartition("stderr:")[2] or str(error)
             self._fruitless_one(f"sbatch refused a job: {' '.join(said.split())}")
         self._note_jobs()
+
+    def _forget(self, name: Any) -> None:
+        """Have the cluster know a job no longer, not even as one that it has to close."""
+        self._cluster._created.discard(self._cluster.workers.pop(name))  # noqa: SLF001
 
     def _say(self, text: str) -> None:
         _log.info("%s", text)

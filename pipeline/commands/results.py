@@ -50,7 +50,7 @@ def status(results: str, verify: bool, repair: bool) -> int:
     missing = [name for name in known if name not in opened and name not in opened.unopened]
     rows += [(name, _without(told.get(name)), *"----") for name in missing]
     console.print(table_of([head, *sorted(rows)]))
-    print_lines(console, [*_reasons(opened, told, examined), *_damages(examined)])
+    print_lines(console, [*_reasons(opened, told, examined), *_damages(examined), *_lost(results)])
     if verify:
         print_lines(console, list(_verdict(examined)))
         print_lines(console, _repaired(opened, examined) if repair else _how(results, damaged))
@@ -110,6 +110,20 @@ def retry(results: str) -> int:
         print_lines(open_console(), ["nothing failed: there is nothing to try again"])
         return 0
     return 0 if run_shown(config, only=failed).complete else INCOMPLETE
+
+
+def _lost(results: str) -> Iterator[str]:
+    """Say how many jobs of workers the last run lost, of which causes."""
+    from pipeline import places
+    from pipeline.books.names import RUNS
+    from pipeline.books.runs import read_runs
+    from pipeline.urls import join
+
+    for run in read_runs(join(places.absolute(results), RUNS))[:1]:
+        lost: Mapping[str, int] = run.get("scheduler", {}).get("jobs_ended", {})
+        if lost:
+            causes = ", ".join(f"{count} {cause}" for cause, count in sorted(lost.items()))
+            yield f"jobs of workers that ended in the last run and were replaced: {causes}"
 
 
 def _failed(results: str) -> set[str]:
