@@ -461,7 +461,6 @@ def test_a_gpus_memory_is_bounded_and_its_algorithms_are_chosen_alike() -> None:
     (name, options), cpu = runtime._chain("cuda", 2**30)
     assert (name, cpu) == ("CUDAExecutionProvider", "CPUExecutionProvider")
     assert options == {
-        "device_id": "0",
         "arena_extend_strategy": "kSameAsRequested",
         "cudnn_conv_algo_search": "HEURISTIC",
         "gpu_mem_limit": str(2**30),

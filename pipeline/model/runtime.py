@@ -189,10 +189,9 @@ def _chain(provider: str, gpu_bytes: int) -> list[Any]:
     cpu = PROVIDERS["cpu"]
     if provider == "cpu":
         return [cpu]
-    # A worker sees one alone; see `pipeline.process.take_gpu`.
-    device = "0"
+    # Of no device: a worker sees one alone, see `pipeline.process.take_gpu`, and ONNX Runtime 1.31
+    # warns where the first one is named.
     cuda = {
-        "device_id": device,
         # The default doubles the arena each time: half of a shared GPU for nothing.
         "arena_extend_strategy": "kSameAsRequested",
         # The default times every algorithm and takes the winner: another one from run to run,
@@ -202,9 +201,9 @@ def _chain(provider: str, gpu_bytes: int) -> list[Any]:
     }
     options: dict[str, dict[str, str]] = {
         "cuda": cuda,
-        "tensorrt": {"device_id": device},
-        "migraphx": {"device_id": device},
-        "directml": {"device_id": device},
+        "tensorrt": {},
+        "migraphx": {},
+        "directml": {},
         "openvino": {"device_type": "CPU", "num_of_threads": str(session_threads())},
         "coreml": {},
     }
