@@ -94,12 +94,8 @@ class Scheduler(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Local:
-    """Threads of the calling process."""
-
-    threads: int
-    processes: int = 1
+class _Here:
+    """What is done in the calling process."""
 
     @property
     def limit_bytes(self) -> int:
@@ -110,6 +106,18 @@ class Local:
     def jobs_ended(self) -> dict[str, int]:
         """None: there are no jobs."""
         return {}
+
+    def everywhere(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """Call a function here, where all the work is done."""
+        return [function(*arguments)]
+
+
+@dataclass(frozen=True)
+class Local(_Here):
+    """Threads of the calling process."""
+
+    threads: int
+    processes: int = 1
 
     def run(
         self,
@@ -147,27 +155,13 @@ class Local:
         """Compute a small dask collection whole."""
         return collection.compute(scheduler="threads", num_workers=self.threads)
 
-    def everywhere(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """Call a function here, where all the work is done."""
-        return [function(*arguments)]
-
 
 @dataclass(frozen=True)
-class Synchronous:
+class Synchronous(_Here):
     """The calling thread, one task after another: for debuggers and as the reference."""
 
     threads: int = 1
     processes: int = 1
-
-    @property
-    def limit_bytes(self) -> int:
-        """What this process may use."""
-        return available_bytes()
-
-    @property
-    def jobs_ended(self) -> dict[str, int]:
-        """None: there are no jobs."""
-        return {}
 
     def run(
         self,
@@ -188,10 +182,6 @@ class Synchronous:
     def compute(self, collection: Any) -> Any:
         """Compute a small dask collection whole."""
         return collection.compute(scheduler="synchronous")
-
-    def everywhere(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """Call a function here, where all the work is done."""
-        return [function(*arguments)]
 
 
 @contextlib.contextmanager
