@@ -167,3 +167,15 @@ def test_a_run_of_which_nothing_is_stored_says_why(command: Command, results: Pa
     code, lines = command("status", results)
     assert (code, states(lines)) == (INCOMPLETE, {"a": "failed", "b": "failed"})
     assert any(line.startswith("a: ") and "not a slide" in line for line in lines)
+
+
+def test_jobs_that_the_last_run_lost_are_told(command: Command, results: Path) -> None:
+    assert command("run", results.parent / "run.yaml")[0] == OK
+    said = "jobs of workers that ended"
+    assert not any(line.startswith(said) for line in command("status", results)[1])
+    runs = json.loads((results / "run.json").read_text())
+    runs["runs"][0]["scheduler"]["jobs_ended"] = {"walltime": 2, "cancelled": 1}
+    (results / "run.json").write_text(json.dumps(runs))
+    code, lines = command("status", results)
+    assert code == OK
+    assert f"{said} in the last run and were replaced: 1 cancelled, 2 walltime" in lines

@@ -15,9 +15,10 @@ import pytest
 from dask._task_spec import Task
 from distributed import Client
 
-from pipeline.clusters import cluster
+from pipeline.clusters import cluster, cluster_of
 from pipeline.distributing import WINDOW, Distributed
 from pipeline.errors import ClusterError, SchedulerLostError, SlideError
+from pipeline.runfile import cluster_config
 from pipeline.schedulers import Local, Scheduler, Synchronous, scheduler_in_force
 
 
@@ -152,6 +153,20 @@ def test_a_scheduler_that_is_gone_is_a_clear_error(tmp_path: Path) -> None:
     try:
         with Client(scheduler_file=str(file), set_as_default=False, timeout=3) as client:
             assert Distributed(client).processes == 0
+            with (
+                pytest.raises(ClusterError, match=r"no worker has been there for 1 s"),
+                cluster("scheduler_file", scheduler_file=str(file), no_workers_timeout="1 s"),
+            ):
+                pass
+            waited = time.monotonic()
+            with (
+                pytest.raises(ClusterError, match=r"no worker has come in 1 s"),
+                cluster_of(
+                    cluster_config(kind="scheduler_file", scheduler_file=str(file)), most_s=1
+                ),
+            ):
+                pass
+            assert time.monotonic() - waited < 60
             scheduler.kill()
             scheduler.wait()
             deadline = time.monotonic() + 30
