@@ -75,6 +75,7 @@ class Distributed:
         do not pay for it; how often says `WORKER_DEATHS`.
         """
         waiting, deaths = _Refilled(keys), Counter[Any]()
+        suspicious = self._suspicious
         live, window = Live(self.client, resources), self._window
         try:
             while True:
@@ -90,11 +91,11 @@ class Distributed:
                         yield Finished(key, error)
                         continue
                     deaths[key] += 1
-                    if deaths[key] < _SUSPICIOUS:
+                    if deaths[key] < suspicious:
                         waiting.again(key)
         finally:
             live.cancel()
-        for key in [key for key in deaths if deaths[key] >= _SUSPICIOUS]:
+        for key in [key for key in deaths if deaths[key] >= suspicious]:
             yield Finished(key, self._alone(key, graphs, resources))
         if live.dropped or (stop_asked() and next(waiting, None) is not None):
             raise Stopped
@@ -104,6 +105,16 @@ class Distributed:
         own = max(_LEAST_WINDOW, _TASKS_PER_THREAD * self.processes * self.threads)
         return max(min(own, int(dask.config.get(WINDOW, own))), 1)
 
+    @property
+    def _most_deaths(self) -> int:
+        # Two at least: only one that died alone is known to be the task's own.
+        return max(int(dask.config.get(WORKER_DEATHS, MOST_DEATHS)), 2)
+
+    @property
+    def _suspicious(self) -> int:
+        """Deaths after which a task is tried alone: the last one has to be by itself."""
+        return min(_SUSPICIOUS, self._most_deaths - 1)
+
     def _alone(
         self, key: Any, graphs: Graphs, resources: Mapping[str, float] | None
     ) -> BaseException | None:
@@ -111,10 +122,10 @@ class Distributed:
 
         Deaths of jobs that it cannot have caused are not counted, though not without end.
         """
-        most = int(dask.config.get(WORKER_DEATHS, MOST_DEATHS))
-        deaths, excused = _SUSPICIOUS, 0
+        most, excused = self._most_deaths, 0
+        deaths = self._suspicious
         with _alone:
-            while True:
+            while deaths < most:
                 check_stopped()
                 live = Live(self.client, resources)
                 live.submit(graphs([key]), [key])
@@ -130,8 +141,7 @@ class Distributed:
                     excused += 1
                     continue
                 deaths += 1
-                if deaths >= most:
-                    return _poison(deaths)
+        return _poison(deaths)
 
     def _excused(self, error: Any) -> bool:
         """Say whether a worker was lost with its job, by no fault of what it computed."""

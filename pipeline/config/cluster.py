@@ -119,7 +119,8 @@ class ClusterConfig(Block):
         5000, description="Most blocks of all these slides on the scheduler at a time."
     )
     worker_deaths: Count = Field(
-        3, description="Workers that may die at a block before it is given up as failed."
+        3,
+        description="Workers that may die at a block before it is failed; two at least.",
     )
     dashboard: Text = Field(
         "127.0.0.1:8787", description="Where Dask's dashboard listens; none switches it off."
