@@ -41,13 +41,18 @@ def split(url: str) -> tuple[str, str, str]:
 def shown(path: str) -> str:
     """Give a path as it may be written down: a URL without passwords, signatures and queries.
 
-    >>> shown("https://me:secret@host/a.svs?signature=x"), shown("a?.svs")
-    ('https://host/a.svs', 'a?.svs')
+    What has none of these stays as it is written, to the letter, also if no URL can be so.
+
+    >>> shown("https://me:secret@host/a.svs?signature=x"), shown("a?.svs"), shown("HTTP://[a")
+    ('https://host/a.svs', 'a?.svs', 'HTTP://[a')
     """
     if not is_url(path):
         return str(path)
-    scheme, place, key = split(path)
-    return f"{scheme}://{place}/{key}"
+    scheme, _, rest = path.partition("://")
+    if scheme.lower().startswith("http"):
+        rest = re.split("[?#]", rest, maxsplit=1)[0]
+    place, slash, key = rest.partition("/")
+    return f"{scheme}://{place.rpartition('@')[2]}{slash}{key}"
 
 
 def file_name(path: str) -> str:

@@ -16,7 +16,7 @@ from pipeline.books.names import parse_shard
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from pipeline.manifest.jobs import Job, jobs, manifest_text, missing, shard_of
-from pipeline.urls import private
+from pipeline.urls import private, shown
 from tests.dicoms import write_dicom
 from tests.toys import noise, write_tiff
 
@@ -258,7 +258,7 @@ def test_a_shard_that_is_none_is_refused(shard: str) -> None:
 words = st.text(
     st.one_of(st.sampled_from(",\"'\n\r;\t\0é "), st.characters(exclude_categories=["Cs"])),
     max_size=8,
-).map(str.strip)
+).map(lambda word: shown(word).strip())
 names = st.text("ab ,\"'\n.é-", min_size=1, max_size=6).map(lambda name: f"/slides/{name}.svs")
 
 
@@ -274,6 +274,8 @@ names = st.text("ab ,\"'\n.é-", min_size=1, max_size=6).map(lambda name: f"/sli
     )
 )
 @example([("/slides/a.svs", 0.1 + 0.2, None, "two\r\nlines\rthree", '"')])
+@example([("/slides/a.svs", None, None, "HTTP://", "http://[a\tb")])
+@example([("/slides/a.svs", None, None, "see http://a?b", "s3://a?b")])
 def test_a_manifest_that_was_written_reads_back_as_the_same_jobs(
     tmp_path: Path, said: Sequence[tuple[Any, ...]]
 ) -> None:
