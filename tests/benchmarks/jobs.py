@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tests.benchmarks import baselines, limits
 from tests.benchmarks.contenders import Contender, Run, Setting, write_sample
-from tests.benchmarks.predictions import bare_session, predicts, predicts_in
+from tests.benchmarks.predictions import bare_session, bare_sessions, predicts, predicts_in
 
 __all__ = ["JOBS", "Job", "contender"]
 
@@ -154,9 +154,12 @@ JOBS = {
         Job(
             "two workers, ResNet-18",
             predicts_in(2, "resnet-18"),
-            None,
-            (("one worker, 1.85 x wanted", predicts_in(1, "resnet-18")),),
-            most=(8_192, 4_096),
+            ("two bare sessions", bare_sessions(2, "resnet-18")),
+            (
+                ("one worker, 1.85 x wanted", predicts_in(1, "resnet-18")),
+                ("one bare session", bare_sessions(1, "resnet-18")),
+            ),
+            most=(8_192, 8_192),
         ),
         Job(
             "dense, small U-Net",

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.benchmarks.contenders import Contender, Run, Setting
+from tests.benchmarks.contenders import Contender, Run, Setting, write_sample
 from tests.benchmarks.models import model_card
 
 if TYPE_CHECKING:
+    from pipeline.model import SessionRef
     from pipeline.plan import Plan
 
-__all__ = ["bare_session", "plan_of", "predicts", "predicts_in"]
+__all__ = ["bare_session", "bare_sessions", "plan_of", "predicts", "predicts_in"]
 
 
 def predicts(name: str) -> Contender:
@@ -45,23 +49,25 @@ def predicts(name: str) -> Contender:
 def predicts_in(workers: int, name: str) -> Contender:
     """Give a contender that does the same in worker processes of one thread each.
 
-    They are started, and their sessions open, before the clock starts. A session has one thread,
-    too: where there is one worker the other cores are idle, but for what the client needs.
+    They are started, and have done blocks of another slide, before the clock starts. A session
+    has one thread, too: where there is one worker the other cores are idle, but for what the
+    client needs.
     """
 
     @contextmanager
     def contender(at: Setting) -> Iterator[Run]:
         import pipeline
-        from pipeline.execute import open_sessions, run
+        from pipeline.execute import run
 
         # Small blocks: with eight of them half a block's time is lost where the last ones end.
         plan = plan_of(at, name, "out.zarr", block=1024)
+        sample = plan_of(replace(at, slide=write_sample(at.folder)), name, "sample.zarr", block=256)
         with pipeline.cluster(
             "local", workers=workers, threads_per_worker=1, dashboard="none"
         ) as client:
             assert client is not None
             client.run(_sessions_of_one_thread)
-            open_sessions(plan.model.ref)
+            run(sample)
 
             def predict() -> int:
                 outcome = run(plan)
@@ -85,37 +91,67 @@ def bare_session(name: str) -> Contender:
 
     @contextmanager
     def contender(at: Setting) -> Iterator[Run]:
-        import numpy as np
-        import onnxruntime
-
-        from pipeline.model.session import session_batch
-
-        plan = plan_of(at, name, "none.zarr")
-        (member,) = plan.model.ref.members
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        session = onnxruntime.InferenceSession(
-            member.onnx, options, providers=["CPUExecutionProvider"]
-        )
-        shape = member.input_shape(session_batch(member))
-        batch = np.random.default_rng(0).random(shape, np.float32)
-        feed = {session.get_inputs()[0].name: batch}
-        calls = -(-plan.patch_count // shape[0])
-
-        def call(_: int) -> Any:
-            session.run(member.tensors, feed)
-
-        call(0)
+        member, batch, plan = _bare(at, name)
+        _call(member, batch)
         with ThreadPoolExecutor(at.cores) as pool:
-
-            def run() -> int:
-                for _ in pool.map(call, range(calls)):
-                    pass
-                return plan.slide.shape[0] * plan.slide.shape[1]
-
-            yield run
+            yield partial(_over, pool, member, batch, plan)
 
     return contender
+
+
+def bare_sessions(processes: int, name: str) -> Contender:
+    """Give a contender that does so in processes, each with a session of one thread.
+
+    It is what the machine gives for more cores: on a shared one two are not twice one.
+    """
+
+    @contextmanager
+    def contender(at: Setting) -> Iterator[Run]:
+        member, batch, plan = _bare(at, name)
+        with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+            for _ in range(2):  # each has opened its session then
+                _calls(pool, member, batch, 2 * processes)
+            yield partial(_over, pool, member, batch, plan)
+
+    return contender
+
+
+def _bare(at: Setting, name: str) -> tuple[SessionRef, int, Plan]:
+    """Give the session of a model, its batch, and the plan that says how many of those it is."""
+    from pipeline.model.session import session_batch
+
+    plan = plan_of(at, name, "none.zarr")
+    (member,) = plan.model.ref.members
+    batch = session_batch(member)
+    return member, batch, plan
+
+
+def _over(pool: Executor, member: SessionRef, batch: int, plan: Plan) -> int:
+    _calls(pool, member, batch, -(-plan.patch_count // batch))
+    return plan.slide.shape[0] * plan.slide.shape[1]
+
+
+def _calls(pool: Executor, member: SessionRef, batch: int, count: int) -> None:
+    """Run so many batches, each by who is free."""
+    for _ in pool.map(_call, [member] * count, [batch] * count):
+        pass
+
+
+def _call(member: SessionRef, batch: int) -> None:
+    session, feed = _opened(member, batch)
+    session.run(member.tensors, feed)
+
+
+@lru_cache(maxsize=1)
+def _opened(member: SessionRef, batch: int) -> tuple[Any, dict[str, Any]]:
+    import numpy as np
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(member.onnx, options, providers=["CPUExecutionProvider"])
+    ready = np.random.default_rng(0).random(member.input_shape(batch), np.float32)
+    return session, {session.get_inputs()[0].name: ready}
 
 
 def plan_of(at: Setting, name: str, store: str, block: int | None = None) -> Plan:
