@@ -8,19 +8,21 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import click
 
 from pipeline import __version__
 from pipeline.commands.cluster import cluster
 from pipeline.commands.doctor import doctor
+from pipeline.commands.examples import explained
 from pipeline.commands.merge import merge
-from pipeline.commands.models import model
+from pipeline.commands.models import models
 from pipeline.commands.plan import plan
 from pipeline.commands.results import diff, rerun, retry, status
 from pipeline.commands.run import run
 from pipeline.commands.slides import convert, inspect
+from pipeline.commands.starting import completion, init, schema
 from pipeline.commands.submit import submit
 from pipeline.commands.terminal import (
     INCOMPLETE,
@@ -29,9 +31,6 @@ from pipeline.commands.terminal import (
     log_shown,
 )
 from pipeline.errors import PipelineError, SchedulerLostError
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["main"]
 
@@ -80,11 +79,12 @@ def cli() -> None:
 
     \b
     wsi-pipeline run configs/demo.yaml          make a synthetic slide and find its nuclei
+    wsi-pipeline init slide.svs model.yaml      write a run file for your slides and your model
     wsi-pipeline doctor my.yaml                 look whether a run could go well, before it begins
     wsi-pipeline inspect slide.svs              say what is in a slide
     wsi-pipeline convert slide.svs slide.zarr   write a slide as OME-Zarr
     wsi-pipeline plan my.yaml                   say what a run would do, and how long it takes
-    wsi-pipeline model check card.yaml          hold a model card against its model
+    wsi-pipeline models check card.yaml         hold a model card against its model
     wsi-pipeline submit my.yaml                 let a run be a job of SLURM
     wsi-pipeline status results                 say what a run has done
     wsi-pipeline retry results                  try again what failed
@@ -92,22 +92,7 @@ def cli() -> None:
     """  # noqa: D301 - click wants the control character itself
 
 
-cli.add_command(run)
-cli.add_command(inspect)
-cli.add_command(convert)
-cli.add_command(model)
-cli.add_command(merge)
-cli.add_command(status)
-cli.add_command(retry)
-cli.add_command(diff)
-cli.add_command(rerun)
-cli.add_command(plan)
-cli.add_command(doctor)
-cli.add_command(submit)
-cli.add_command(cluster)
-
-
-@cli.command()
+@click.command()
 @click.argument("slide", type=click.Path())
 @click.argument("out", type=click.Path(dir_okay=False))
 @click.option("--size", default=1024, show_default=True, help="Longer side in pixels.")
@@ -127,3 +112,28 @@ def thumbnail(slide: str, out: str, size: int) -> None:
     except OSError as error:
         raise ConfigError(f"{out}: cannot be written: {error.strerror}") from error
     click.echo(f"{out}: {picture.shape[1]} x {picture.shape[0]} px")
+
+
+for _command in (
+    cluster,
+    completion,
+    convert,
+    diff,
+    doctor,
+    init,
+    inspect,
+    merge,
+    models,
+    plan,
+    rerun,
+    retry,
+    run,
+    schema,
+    status,
+    submit,
+    thumbnail,
+):
+    cli.add_command(explained(_command))
+
+# As it was called before there was `models ls`.
+cli.add_command(click.Group("model", models.commands, hidden=True))

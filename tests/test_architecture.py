@@ -55,7 +55,7 @@ LAYERS = (
     (
         *("manifest", "provenance", "outcomes", "logs", "books", "flight", "recipe", "planning"),
         *("measured", "scaling", "doctor", "submitting"),
-        *("batch", "converting", "verify", "examine", "differing", "compare"),
+        *("batch", "converting", "drafting", "verify", "examine", "differing", "compare"),
     ),
     ("commands", "cli", "__main__"),
 )

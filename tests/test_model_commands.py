@@ -29,7 +29,7 @@ ToyModel = Callable[..., Path]
 
 def test_a_card_that_agrees_is_described_and_tried(command: Command, toy_model: ToyModel) -> None:
     card = toy_model("strided", licence="MIT", batch=2)
-    said = command("model", "check", card)
+    said = command("models", "check", card)
     assert said.code == OK
     assert said.err == ""
     lines = said.out.splitlines()
@@ -53,7 +53,7 @@ def test_a_card_that_agrees_is_described_and_tried(command: Command, toy_model: 
 
 def test_a_card_that_disagrees_is_told_in_a_line(command: Command, toy_model: ToyModel) -> None:
     card = toy_model("neighbours", outputs={"channels": ["a", "b"]})
-    said = command("model", "check", card)
+    said = command("models", "check", card)
     assert (said.code, said.out) == (INCOMPLETE, "")
     (line,) = said.err.splitlines()
     assert re.match(rf"error: {card}: outputs: 2 channels.* the graph gives \(4, 1, 34, 34\)", line)
@@ -62,7 +62,7 @@ def test_a_card_that_disagrees_is_told_in_a_line(command: Command, toy_model: To
 def test_values_outside_the_range_and_a_missing_scale_are_warned_of(
     command: Command, toy_model: ToyModel
 ) -> None:
-    said = command("model", "check", toy_model("strided", mpp=None, input={"scale": 1}))
+    said = command("models", "check", toy_model("strided", mpp=None, input={"scale": 1}))
     assert said.code == OK
     assert "warning: the card has no mpp: a run needs resolution.mpp" in said.out
     outside = (
@@ -74,7 +74,7 @@ def test_values_outside_the_range_and_a_missing_scale_are_warned_of(
 def test_a_model_that_gives_no_number_is_an_error(command: Command, toy_model: ToyModel) -> None:
     nodes = [helper.make_node("Log", ["image"], ["scores"])]
     said = command(
-        "model", "check", write_graph(toy_model("strided", outputs={"stride": 1}), nodes)
+        "models", "check", write_graph(toy_model("strided", outputs={"stride": 1}), nodes)
     )
     assert said.code == INCOMPLETE
     assert re.search(r"error: .*toy\.onnx: output scores is NaN or infinite in the patch", said.err)
@@ -89,7 +89,7 @@ def test_the_middle_of_a_slides_tissue_is_tried(
     rgb[310:390, 510:590] = RED
     slide = write_tiff(tmp_path / "slide.tiff", rgb)
     card = toy_model("per_patch", batch=1)
-    said = command("model", "check", card, slide)
+    said = command("models", "check", card, slide)
     assert said.code == OK
     place = re.search(r"tried on the middle of the tissue of slide \(x (\d+), y (\d+)", said.out)
     assert place
@@ -107,27 +107,27 @@ def test_a_slide_without_scale_needs_one(
 ) -> None:
     slide = write_tiff(tmp_path / "a.tiff", np.full((200, 200, 3), 245, np.uint8), mpp=None)
     card = toy_model("per_patch", batch=1)
-    said = command("model", "check", card, slide)
+    said = command("models", "check", card, slide)
     assert said.code == REFUSED
     assert "mpp" in said.err
-    said = command("model", "check", card, slide, "--assume-mpp", "0.5")
+    said = command("models", "check", card, slide, "--assume-mpp", "0.5")
     assert said.code == OK
     assert "the middle, where no tissue was found" in said.out
 
 
 def test_a_provider_that_is_not_there_is_refused(command: Command, toy_model: ToyModel) -> None:
     card = toy_model("per_patch")
-    said = command("model", "check", card, "--provider", "tea")
+    said = command("models", "check", card, "--provider", "tea")
     assert said.refusal() == (
         "error: --provider tea: there is cpu, cuda, tensorrt, migraphx, openvino, coreml, directml"
     )
-    said = command("model", "check", card, "--provider", "coreml")
+    said = command("models", "check", card, "--provider", "coreml")
     assert said.code == INCOMPLETE
     assert "coreml" in said.err
 
 
 def test_the_schema_is_printed(command: Command) -> None:
-    said = command("model", "schema")
+    said = command("schema", "card")
     assert said.code == OK
     assert json.loads(said.out) == json.loads(json.dumps(card_schema()))
 
@@ -170,6 +170,6 @@ def test_what_is_copied_is_said_while_a_command_runs(
         return {}
 
     monkeypatch.setattr("pipeline.model.schema.card_schema", logging_schema)
-    assert command("model", "schema").err == "note: m.onnx: 10 % of 1 GB\n"
+    assert command("schema", "card").err == "note: m.onnx: 10 % of 1 GB\n"
     logging.getLogger("pipeline").info("not any more")
     assert command("--version").err == ""

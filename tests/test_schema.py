@@ -11,7 +11,8 @@ import jsonschema
 import pytest
 import yaml
 
-from pipeline.model.schema import DIALECT, card_schema
+from pipeline.config.schema import DIALECT, config_schema
+from pipeline.model.schema import card_schema
 from pipeline.model.written import card_of
 
 ROOT = Path(__file__).parents[1]
@@ -91,6 +92,49 @@ def test_one_number_stands_for_all_colours_in_the_schema_too(validator: Any) -> 
 
 
 def test_the_shipped_schema_is_the_models_own() -> None:
-    """Made by: ``wsi-pipeline model schema > configs/cards/schema.json``."""
+    """Made by: ``wsi-pipeline schema card > configs/cards/schema.json``."""
     shipped = json.loads((ROOT / "configs" / "cards" / "schema.json").read_text(encoding="utf-8"))
     assert shipped == json.loads(json.dumps(card_schema()))
+
+
+def test_the_shipped_schema_of_run_files_is_their_own() -> None:
+    """Made by: ``wsi-pipeline schema > configs/schema.json``."""
+    shipped = json.loads((ROOT / "configs" / "schema.json").read_text(encoding="utf-8"))
+    assert shipped == json.loads(json.dumps(config_schema()))
+
+
+@pytest.fixture(scope="module")
+def of_run_files() -> Any:
+    schema = config_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
+def test_the_run_files_that_come_along_fit_their_schema_and_name_it(
+    path: Path, of_run_files: Any
+) -> None:
+    text = path.read_text(encoding="utf-8")
+    of_run_files.validate(yaml.safe_load(text))
+    assert text.startswith("# yaml-language-server: $schema=schema.json\n")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"modle": "a"},
+        {"slides": 1},
+        {"output": {"dtype": "int8"}},
+        {"output": {"block": 32}},
+        {"resolution": {"mpp": 0.001}},
+        {"export": ["pdf"]},
+        {"cluster": {"kind": "slum"}},
+        {"cluster": {"jobs": 0}},
+    ],
+)
+def test_what_a_run_file_may_not_say_does_not_fit_the_schema(
+    changes: dict[str, Any], of_run_files: Any
+) -> None:
+    least = {"slides": "a.svs", "model": "builtin:nuclei"}
+    assert of_run_files.is_valid({**least, "resolution": {"mpp": {"level": 1}}})
+    assert not of_run_files.is_valid({**least, **changes})

@@ -16,21 +16,48 @@ if TYPE_CHECKING:
 
     from pipeline.geometry import Box
     from pipeline.model import Model
+    from pipeline.model.card import Card
     from pipeline.model.session import Node
     from pipeline.model.trial import Trial
     from pipeline.slide import Slide
 
-__all__ = ["model"]
+__all__ = ["models"]
 
 _LOOK_PIXELS = 1024
 
 
 @click.group()
-def model() -> None:
-    """Check a model and its card; say what may stand in a card."""
+def models() -> None:
+    """List models, check one and its card, say what may stand in a card."""
 
 
-@model.command()
+@models.command(name="ls")
+@click.argument("folders", nargs=-1, type=click.Path())
+def list_models(folders: tuple[str, ...]) -> int:
+    """List the models of the package, and those whose cards are in FOLDERS (or in folders there).
+
+    The first column is what `model:` takes in a run file. The exit code is 1 where a card cannot
+    be read, which is said.
+    """
+    from pipeline.errors import ModelError
+    from pipeline.model.found import builtins, models_in
+    from pipeline.model.load import read_card_at
+
+    rows, broken = [], []
+    for path in [*builtins(), *(each for folder in folders for each in models_in(folder))]:
+        try:
+            _, card, _ = read_card_at(path)
+        except ModelError as error:
+            broken.append(str(error))
+            continue
+        rows.append((path, *_listed(card)))
+    console = open_console()
+    console.print(table_of([_LISTED, *rows]))
+    print_lines(console, broken)
+    return INCOMPLETE if broken else 0
+
+
+@models.command()
 @click.argument("card", type=click.Path())
 @click.argument("slide", type=click.Path(), required=False)
 @click.option("--provider", default="cpu", show_default=True, help="What the model is run by.")
@@ -66,12 +93,26 @@ def check(
     return 0
 
 
-@model.command()
+@models.command()
 def schema() -> None:
     """Print the JSON schema of a model card (draft 2020-12)."""
     from pipeline.model.schema import card_schema
 
     click.echo(json.dumps(card_schema(), indent=2, ensure_ascii=False))
+
+
+_LISTED = ("model", "name", "um/px", "patch", "gives", "licence")
+
+
+def _listed(card: Card) -> tuple[str, ...]:
+    """Say what a card is, in the columns of `_LISTED`."""
+    return (
+        f"{card.name} {card.version}".strip(),
+        "not said" if card.mpp is None else f"{card.mpp:g}",
+        str(card.input.patch),
+        ", ".join(f"{output.name} ({output.kind})" for output in card.outputs),
+        card.licence or "not said",
+    )
 
 
 def _described(loaded: Model) -> Iterator[str]:

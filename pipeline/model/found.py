@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 from pathlib import Path
 
 from pipeline.errors import ModelError
 
-__all__ = ["find_card"]
+__all__ = ["builtins", "find_card", "models_in"]
 
 BUILTIN = "builtin:"
 
@@ -16,6 +17,8 @@ FOREIGN = ("rdf.yaml", "bioimageio.yaml", "config.json")
 
 _NO_CARDS = ("environment.yaml", "environment.yml")
 """What else lies in the folder of a bioimage.io model."""
+
+_NAMES_ONNX = re.compile(rb"^onnx\s*:", re.MULTILINE)
 
 
 def find_card(path: str) -> Path:
@@ -38,11 +41,49 @@ def find_card(path: str) -> Path:
     return given
 
 
+def builtins() -> list[str]:
+    """Give how the models that come with the package are named.
+
+    >>> builtins()
+    ['builtin:nuclei', 'builtin:nuclei-objects']
+    """
+    return sorted(f"{BUILTIN}{each.stem}" for each in _shipped().glob("*.yaml"))
+
+
+def models_in(folder: str) -> list[str]:
+    """Give the paths of what may be cards in a folder and in the folders in it, one level deep.
+
+    Whether they are cards is for `pipeline.model.load.read_card_at` to say. Raises `ModelError`
+    where there is no such folder.
+    """
+    given = Path(folder).expanduser()
+    try:
+        inside = [each for each in sorted(given.iterdir()) if each.is_dir()]
+    except OSError as error:
+        raise ModelError(f"{given}: {error.strerror}; name a folder of models") from error
+    found = [card for each in [given, *inside] for card in sorted(_cards_of(each))]
+    return [str(card) for card in found]
+
+
+def _cards_of(folder: Path) -> list[Path]:
+    foreign = [folder / name for name in FOREIGN if (folder / name).is_file()]
+    own = [
+        each
+        for each in [*folder.glob("*.yaml"), *folder.glob("*.yml")]
+        # Run files lie about, too: only what names an ONNX file is meant for a card.
+        if each.name not in (*FOREIGN, *_NO_CARDS) and _NAMES_ONNX.search(each.read_bytes())
+    ]
+    return [*own, *foreign]
+
+
+def _shipped() -> Path:
+    return Path(str(files("pipeline.model.builtin")))
+
+
 def _builtin(path: str) -> Path:
-    card = Path(str(files("pipeline.model.builtin"))) / f"{path.removeprefix(BUILTIN)}.yaml"
+    card = _shipped() / f"{path.removeprefix(BUILTIN)}.yaml"
     if not card.is_file():
-        known = ", ".join(sorted(f"{BUILTIN}{each.stem}" for each in card.parent.glob("*.yaml")))
-        raise ModelError(f"{path}: no such built-in model; there is {known}")
+        raise ModelError(f"{path}: no such built-in model; there is {', '.join(builtins())}")
     return card
 
 

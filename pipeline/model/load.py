@@ -24,7 +24,7 @@ from pipeline.urls import beside, is_url, shown
 if TYPE_CHECKING:
     from pipeline.model.session import Graph
 
-__all__ = ["load_model", "load_models"]
+__all__ = ["load_model", "load_models", "read_card_at"]
 
 
 def load_model(path: str | PathLike[str]) -> Model:
@@ -34,16 +34,24 @@ def load_model(path: str | PathLike[str]) -> Model:
     ONNX file is opened and run once on an empty patch, and must agree with the card.
     Raises `ModelError` naming the card's field, what it says and what the ONNX file says.
     """
-    source, content = _card_at(str(path))
-    raw = mapping_of(content, source)
-    translate = translator(raw)
-    card = card_of(translate(raw, source) if translate else raw, source)
+    source, card, foreign = read_card_at(str(path))
     onnx, digest = _onnx_of(source, card)
     graph = read_graph(str(onnx))
-    if translate:
+    if foreign:
         card = _by_place(source, card, graph)
     ref = token_of(source, card, str(onnx), digest, graph)
     return Model(source, card, ref, check_card(source, ref))
+
+
+def read_card_at(path: str) -> tuple[str, Card, bool]:
+    """Give where the card is that a path means, the card, and whether another format says it.
+
+    The ONNX file is not looked at. Raises `ModelError` where there is no card, or none to read.
+    """
+    source, content = _card_at(path)
+    raw = mapping_of(content, source)
+    translate = translator(raw)
+    return source, card_of(translate(raw, source) if translate else raw, source), bool(translate)
 
 
 def _by_place(source: str, card: Card, graph: Graph) -> Card:

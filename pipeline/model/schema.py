@@ -6,11 +6,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pipeline.config.schema import DIALECT
 from pipeline.model.card import Card
 
-__all__ = ["DIALECT", "card_schema", "card_table"]
-
-DIALECT = "https://json-schema.org/draft/2020-12/schema"
+__all__ = ["card_schema", "card_table"]
 
 
 def card_schema() -> dict[str, Any]:
