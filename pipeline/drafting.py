@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+
 from pipeline.config import LocalPath, RunConfig
 from pipeline.errors import SlideError
 from pipeline.manifest.jobs import Job, jobs
