@@ -16,6 +16,7 @@ from pipeline import __version__
 from pipeline.commands.cluster import cluster
 from pipeline.commands.doctor import doctor
 from pipeline.commands.examples import explained
+from pipeline.commands.export import export
 from pipeline.commands.merge import merge
 from pipeline.commands.models import models
 from pipeline.commands.plan import plan
@@ -120,6 +121,7 @@ for _command in (
     convert,
     diff,
     doctor,
+    export,
     init,
     inspect,
     merge,

@@ -7,14 +7,25 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline import cloud
-from pipeline.urls import is_url, split
+from pipeline.urls import file_name, is_url, split
 
-__all__ = ["absolute", "below", "exists", "names", "read", "read_text", "remove", "write_whole"]
+__all__ = [
+    "absolute",
+    "below",
+    "exists",
+    "names",
+    "read",
+    "read_text",
+    "remove",
+    "write_whole",
+    "written",
+]
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
@@ -92,11 +103,28 @@ def write_whole(path: str, content: bytes) -> None:
     if is_url(path):
         cloud.write(path, content)
         return
+    with written(path) as partial:
+        partial.write_bytes(content)
+
+
+@contextlib.contextmanager
+def written(path: str) -> Iterator[Path]:
+    """Give a file to write in a ``with`` block; after it ``path`` is that, whole, or as it was.
+
+    Of what goes to a bucket it is a temporary file of this machine, which is sent at the end, a
+    few megabytes at a time.
+    """
+    if is_url(path):
+        with tempfile.TemporaryDirectory(prefix="wsi-pipeline-") as folder:
+            local = Path(folder, file_name(path))
+            yield local
+            cloud.send(path, local)
+        return
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
     try:
-        partial.write_bytes(content)
+        yield partial
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)

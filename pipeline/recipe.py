@@ -189,10 +189,11 @@ def _export(config: RunConfig, plan: Plan) -> tuple[list[str], list[str]]:
     """Make what is asked for of a store; give the paths, and the reasons for what is missing."""
     from pipeline.export import export
 
-    made, broken = [], []
+    made: list[str] = []
+    broken = []
     for kind in config.export:
         try:
-            made.append(export(kind, plan.path, plan.slide))
+            made += export(kind, plan.path, plan.slide)
         except PipelineError as error:
             broken.append(f"export {kind}: {error}")
     return made, broken

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,24 @@ from pipeline.scale import SAME, wanted_mpp
 from pipeline.slide import Slide
 from pipeline.tissue import tissue_fraction
 
-__all__ = ["Tissue", "check_scale", "seen", "wanted_patches"]
+__all__ = ["Plane", "Tissue", "check_scale", "seen", "wanted_patches"]
 
 _FINE = 2**8  # places in a pixel of the mask where a patch may begin
 _SLACK = 1e-9  # what a fraction may lack for having been rounded
+
+
+class Plane(Protocol):
+    """A plane of pixels that lies on a slide, as a level does."""
+
+    @property
+    def downsample(self) -> tuple[float, float]:
+        """Level-0 pixels per pixel, ``(y, x)``."""
+        ...
+
+    @property
+    def origin(self) -> tuple[float, float]:
+        """Where the corner of its first pixel lies, in level-0 pixels, ``(y, x)``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -67,7 +81,7 @@ def seen(slide: Slide, model: Model, *, level: int | None, mpp: float | None) ->
 
 
 def wanted_patches(
-    patches: Grid, level: LevelLike, l0_shape: Shape, tissue: Tissue, min_fraction: float
+    patches: Grid, level: Plane, l0_shape: Shape, tissue: Tissue, min_fraction: float
 ) -> NDArray[np.bool_]:
     """Say which patches hold enough tissue, by the part of the slide that each covers."""
     spans: list[NDArray[np.int64]] = []

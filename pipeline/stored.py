@@ -78,14 +78,23 @@ class StoredSlide:
         """The least and the greatest of the first scores that can be stored, as the card says."""
         if self._image is None:
             raise StoreError(f"{self.path}: the model gives no scores; there is {self._listed}")
-        low, high = self.provenance["settings"][f"model.range.{self._image['name']}"]
+        return self.range_of(self._image["name"])
+
+    def range_of(self, name: str) -> tuple[float, float]:
+        """Give the least and the greatest score of an output that can be stored."""
+        low, high = self.provenance["settings"][
+            f"model.range.{self._output(name, 'scores')['name']}"
+        ]
         return (low, high)
 
-    def as_scores(self, values: NDArray[Any]) -> NDArray[np.float32]:
-        """Give stored values as the scores they stand for; float types are scores already."""
+    def as_scores(self, values: NDArray[Any], name: str | None = None) -> NDArray[np.float32]:
+        """Give stored values as the scores they stand for; float types are scores already.
+
+        Of the output of that name, or of the first scores.
+        """
         scores = values.astype(np.float32)
         if np.issubdtype(values.dtype, np.integer):
-            low, high = self.score_range
+            low, high = self.score_range if name is None else self.range_of(name)
             scores *= (high - low) / 255
             scores += low
         return scores
@@ -156,6 +165,11 @@ class StoredSlide:
     def placements(self) -> tuple[Placement, ...]:
         """Micrometres per pixel and position of every level, as stored."""
         return read_placements(self.path)
+
+    def placement_of(self, name: str) -> Placement:
+        """Give where the finest level of an output that is an array lies."""
+        folder = self.folder_of(name)
+        return read_placements(f"{self.path}/{folder}" if folder else self.path)[0]
 
     @property
     def level0_mpp(self) -> tuple[float, float]:

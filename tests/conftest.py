@@ -15,7 +15,7 @@ from distributed import Client
 
 from pipeline.clusters import cluster
 from pipeline.demo import write_demo
-from tests import servers, toys
+from tests import exported, servers, toys
 from tests import slurm as slurms
 
 DATA_VARIABLE = "WSI_PIPELINE_TEST_DATA"
@@ -51,6 +51,18 @@ def demo_slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("demo") / "demo.svs"
     write_demo(path, 1500, 1200)
     return path
+
+
+@pytest.fixture(scope="session")
+def demo_results(tmp_path_factory: pytest.TempPathFactory, demo_slide: Path) -> Path:
+    """Results of `demo_slide`: its nuclei as outlines, their scores, its tissue."""
+    return exported.run_demo(tmp_path_factory.mktemp("demo-results"), demo_slide)
+
+
+@pytest.fixture(scope="session")
+def many_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of a slide whose truth is in `tests.exported`: outputs of every kind."""
+    return exported.run_many(tmp_path_factory.mktemp("many-results"))
 
 
 @pytest.fixture

@@ -88,9 +88,12 @@ HOMES = {
     "yaml": ("runfile.py",),
     "packaging": ("doctor/installed.py",),
     "matplotlib": ("export/overview.py",),
-    "pyarrow": ("store/tables.py", "manifest/listed.py"),
+    "pyarrow": ("store/tables.py", "manifest/listed.py", "export/"),
     "shapely": ("objects/outlines.py",),
     "skimage": ("tissue.py", "quality.py", "objects/"),
+    "h5py": ("export/hdf5.py",),
+    "anndata": ("export/h5ad.py",),
+    "pandas": ("export/h5ad.py",),
     "obstore": ("cloud/",),
     "scipy": ("model/activate.py", "objects/"),
 }
@@ -121,9 +124,10 @@ BLIND = {
 
 CONTAINING = {
     *("batch.py", "recipe.py", "schedulers.py", "distributing.py", "cli.py"),
+    "commands/export.py",
     "doctor/checks.py",
 }
-"""Where a failure ends: one slide's, one block's, the command's, one check's of the doctor."""
+"""Where a failure ends: one slide's, one block's, the command's, one check's, one export's."""
 
 MOST_LINES = 300
 

@@ -14,11 +14,13 @@ from pydantic import BaseModel, ValidationError
 from pipeline import config
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
+from pipeline.export import EXPORTS
 from pipeline.runfile import config_table, describe_fields, dump_config, load_config
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 LEAST = "slides: a.svs\nmodel: builtin:nuclei\n"
+KINDS = " or ".join([", ".join([*EXPORTS][:-1]), [*EXPORTS][-1]])
 
 
 @pytest.fixture
@@ -207,7 +209,7 @@ def test_a_folder_named_like_a_date_is_text(run_file: Path) -> None:
             "resolution: {missing: assume, assume_mpp: 250}",
             "resolution.assume_mpp: 250 is not allowed; give number > 0.01 and < 100 or null",
         ),
-        ("export: [overview, pdf]", "export: pdf is not allowed; give [overview, ...]"),
+        ("export: [overview, pdf]", f"export: pdf is not allowed; give [{KINDS}, ...]"),
         ("on_error: skip", "on_error: skip is not allowed; give continue or stop"),
         (
             "cluster: {workers: yes}",

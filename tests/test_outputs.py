@@ -360,4 +360,5 @@ def test_a_model_without_scores_has_a_store_all_the_same(
     found = stored(tmp_path / "a.zarr")
     assert (found.state, found.channels, found.levels) == ("done", (), ())
     assert whole(found.levels_of("bright")[0]).shape == (HEIGHT, WIDTH)
-    assert Path(export("overview", found.path, slide)).is_file()
+    (picture,) = export("overview", found.path, slide)
+    assert Path(picture).is_file()

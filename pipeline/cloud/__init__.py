@@ -12,6 +12,7 @@ import contextlib
 import errno
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cloud.conditional import Tag, put_if, read_tagged
@@ -35,9 +36,14 @@ __all__ = [
     "read_tagged",
     "remove",
     "root",
+    "send",
     "told",
     "write",
 ]
+
+
+_AT_ONCE = 4
+"""Parts of a large file under way at a time, 5 MB each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +110,18 @@ def write(url: str, content: bytes) -> None:
 
     async def put() -> None:
         await engine().put_async(store, key, content)
+
+    with told(url):
+        waited(put())
+
+
+def send(url: str, file: Path) -> None:
+    """Store what is in a local file, of any size; it is there whole or not at all."""
+    check_writes(url)
+    store, key = opened(url)
+
+    async def put() -> None:
+        await engine().put_async(store, key, file, max_concurrency=_AT_ONCE)
 
     with told(url):
         waited(put())

@@ -56,6 +56,13 @@ USES = {
             ("my.yaml --no-cluster", "without starting workers"),
         ),
     ),
+    "export": Use(
+        "Make files for other programs: QuPath, scanpy, CLAM ...",
+        (
+            ("geojson results/my", "for QuPath: objects, regions, patches, tissue"),
+            ("hdf5 results/my --slide a --slide b --output features", "of two slides"),
+        ),
+    ),
     "init": Use(
         "Write a first run file for your slides and your model.",
         (

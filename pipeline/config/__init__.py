@@ -186,9 +186,21 @@ class RunConfig(Block):
     tissue: TissueConfig = Field(TissueConfig(), description="Which parts are analysed.")
     inference: InferenceConfig = Field(InferenceConfig(), description="How the model is run.")
     colour: ColourConfig = Field(ColourConfig(), description="What is done to colours.")
-    export: list[Literal["overview"]] = Field(
-        [], description="What is made from stored results; overview is one picture per slide."
-    )
+    # The names of `pipeline.export.EXPORTS`.
+    export: list[
+        Literal[
+            "overview",
+            "geojson",
+            "geojson.gz",
+            "geojson.zip",
+            "geojsonl",
+            "csv",
+            "parquet",
+            "hdf5",
+            "stamp",
+            "anndata",
+        ]
+    ] = Field([], description="What is made of stored results, as `wsi-pipeline export` makes it.")
     on_error: Literal["continue", "stop"] = Field(
         "continue", description="After a slide that failed: go on with the others, or stop."
     )

@@ -6,6 +6,7 @@ Pure drawing, without pyplot and its global state: safe in threads, and no displ
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -21,9 +22,9 @@ from matplotlib.patheffects import withStroke
 
 from pipeline import places
 from pipeline.errors import StoreError
+from pipeline.export.making import Exporting
 from pipeline.ngff import Placement
 from pipeline.results import StoredSlide
-from pipeline.slide import Slide
 from pipeline.store import Coverage
 from pipeline.tissue import resample_mask
 
@@ -84,14 +85,14 @@ class OverviewImage:
     limits: tuple[float, float] = (0.0, 1.0)
 
 
-def export(stored: StoredSlide, slide: Slide, stem: str) -> str:
-    """Draw a slide's overview beside its store: ``<stem>.overview.png``.
+def export(made: Exporting) -> Iterator[str]:
+    """Draw a slide's overview: ``<slide_id>.overview.png``.
 
     A pixel of the heat map is the mean over all it covers, so that sparse objects are faint in
     it; the colours span what is there, and the colour bar says what that is.
     """
+    stored, slide, path = made.stored, made.slide, made.path("overview.png")
     l0_mpp = stored.level0_mpp
-    path = f"{stem}.overview.png"
     image = OverviewImage(
         thumbnail=slide.thumbnail(_HEAT_PIXELS),
         heat=None,
@@ -104,7 +105,7 @@ def export(stored: StoredSlide, slide: Slide, stem: str) -> str:
         subtitle="" if stored.state == "done" else f"failed blocks: {len(stored.failures)}",
     )
     save_overview(_with_heat(image, stored) if stored.channels else image, path)
-    return path
+    yield path
 
 
 def _with_heat(image: OverviewImage, stored: StoredSlide) -> OverviewImage:

@@ -23,7 +23,14 @@ from numpy.typing import NDArray
 
 from pipeline.errors import MissingExtraError
 
-__all__ = ["Corners", "find_corners", "make_points", "make_polygons", "shapely_module"]
+__all__ = [
+    "Corners",
+    "find_corners",
+    "make_points",
+    "make_polygons",
+    "outline_mask",
+    "shapely_module",
+]
 
 Ints = NDArray[np.int64]
 
@@ -120,6 +127,15 @@ def make_polygons(corners: Corners, *, filled: bool = False) -> tuple[Ints, NDAr
     offsets = (np.append(0, ends), np.append(of_shells, len(order)))
     polygons = shapely.from_ragged_array(shapely.GeometryType.POLYGON, coordinates, offsets)
     return labels[order[of_shells]], polygons
+
+
+def outline_mask(mask: NDArray[np.bool_]) -> NDArray[Any]:
+    """Give a polygon, its holes left open, for each connected piece of a mask ``(y, x)``."""
+    from scipy.ndimage import label
+
+    labels, _ = label(mask)  # through edges
+    polygons: NDArray[Any] = make_polygons(find_corners(labels))[1]
+    return polygons
 
 
 def make_points(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[Any]:

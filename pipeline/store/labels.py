@@ -20,7 +20,14 @@ from pipeline.store.damage import tells_the_store
 from pipeline.store.layout import LABEL_CHUNK, Layout
 from pipeline.store.shards import ALL_CHUNKS, COMPRESSOR
 
-__all__ = ["Label", "label_files", "open_label", "read_label", "write_label"]
+__all__ = [
+    "Label",
+    "label_files",
+    "open_label",
+    "read_colours",
+    "read_label",
+    "write_label",
+]
 
 _FINE_ENOUGH = 1.01
 """Headers round: pixels so much larger than those that are wanted are as wanted."""
@@ -85,6 +92,16 @@ def read_label(path: str, name: str) -> NDArray[np.uint8] | None:
         return None
     array = zarr.open_array(zarr_at(path), path=f"labels/{name}/0", mode="r")
     return np.asarray(array[:], np.uint8)
+
+
+@tells_the_store
+def read_colours(path: str, name: str) -> dict[int, str]:
+    """Give the colour (#rrggbb) of each value of a store's label image."""
+    ome: Any = zarr.open_group(zarr_at(path), mode="r", path=f"labels/{name}").attrs["ome"]
+    return {
+        each["label-value"]: f"#{bytes(each['rgba'][:3]).hex()}"
+        for each in ome["image-label"]["colors"]
+    }
 
 
 @dataclass(frozen=True)
