@@ -63,7 +63,7 @@ LAYERS = (
 
 HOMES = {
     "openslide": ("readers/openslide.py",),
-    "tifffile": ("demo/",),
+    "tifffile": ("demo/", "export/ome_tiff.py"),
     "imagecodecs": ("readers/tiff/decode.py", "demo/"),
     "wsidicom": ("readers/wsidicom.py",),
     "pydicom": ("readers/wsidicom.py",),

@@ -199,6 +199,7 @@ class RunConfig(Block):
             "hdf5",
             "stamp",
             "anndata",
+            "ome-tiff",
         ]
     ] = Field([], description="What is made of stored results, as `wsi-pipeline export` makes it.")
     on_error: Literal["continue", "stop"] = Field(

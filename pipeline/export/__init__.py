@@ -37,6 +37,7 @@ EXPORTS = {
     "hdf5": Kind("pipeline.export.hdf5", "features and coords, as CLAM and TRIDENT read them"),
     "stamp": Kind("pipeline.export.hdf5", "the same as STAMP reads it, in micrometres"),
     "anndata": Kind("pipeline.export.h5ad", "objects and patches for scanpy and squidpy, .h5ad"),
+    "ome-tiff": Kind("pipeline.export.ome_tiff", "heat maps and label maps as pyramids, OME-TIFF"),
 }
 """Every kind of export, by the name that a run file and the command know it by."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline import places
 from pipeline.errors import MissingExtraError, SlideError, StoreError
+from pipeline.readers.choose import AUTO
 from pipeline.results import ENDING, StoredSlide, open_stored
 from pipeline.slide import Slide, open_slide
 from pipeline.urls import join
@@ -45,15 +46,16 @@ class Exporting:
         said = stored.provenance.get("slide", {})
         if "path" not in said:
             raise StoreError(f"{stored.path}: does not say of which slide it is; run again")
-        # No more of the file than the store was made of.
-        crop = "slide.crop" in settings
-        slide = open_slide(said["path"], reader=settings["slide.reader"], crop=crop)
-        if slide.metadata.identity != settings["slide.identity"]:
-            raise StoreError(
-                f"{stored.path}: {said['path']} is another slide than the one it was made of; "
-                "put that back, or run again into another directory"
-            )
-        return slide.assuming(stored.level0_mpp, said.get("mpp_source", "as stored"))
+        # A run was told the reader, or chose it: each names what it opens in a way of its own.
+        for reader in (AUTO, settings["slide.reader"]):
+            # No more of the file than the store was made of.
+            slide = open_slide(said["path"], reader=reader, crop="slide.crop" in settings)
+            if slide.metadata.identity == settings["slide.identity"]:
+                return slide.assuming(stored.level0_mpp, said.get("mpp_source", "as stored"))
+        raise StoreError(
+            f"{stored.path}: {said['path']} is another slide than the one it was made of; put that "
+            "back, or run again into another directory"
+        )
 
     def path(self, ending: str) -> str:
         """Give the path of the file with an ending."""

@@ -98,6 +98,14 @@ class StoredArray:
         return padded
 
     @tells_the_store
+    def read_channel(self, channel: int, box: Box) -> NDArray[Any]:
+        """Give the values ``(y, x)`` of one channel in a box that is within the plane."""
+        place = box.within(Box(0, 0, *self.plane))
+        with _arrays.using(self) as array:
+            values: NDArray[Any] = array[place] if self.flat else array[(channel, *place)]
+        return values
+
+    @tells_the_store
     def write(self, box: Box, values: NDArray[Any]) -> None:
         """Store one whole block; it is there whole or not at all."""
         expected = (self.channels, *box.shape)
