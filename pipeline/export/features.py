@@ -24,6 +24,8 @@ __all__ = ["features"]
 
 _TISSUE_COLOUR = PALETTE[2]
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
 _UNITS = {"area_um2": "Area \u00b5m^2", "score": "Score"}
 """Columns of numbers, and what QuPath's users know them as."""
 
@@ -130,7 +132,8 @@ def _rows(part: Any, style: _Style, name: str, ids: _Ids) -> Iterator[str]:
     columns = part.drop_columns(["geometry", "x", "y"]).to_pydict()
     scores = part.column("score").to_numpy()
     for i, number in enumerate(columns["id"]):
-        measured: dict[str, float] = {_UNITS["area_um2"]: round(columns["area_um2"][i], 3)}
+        area = columns["area_um2"][i]  # points have none
+        measured: dict[str, float] = {_UNITS["area_um2"]: round(area, 3)} if area else {}
         if columns["score"][i] is not None:
             measured[_UNITS["score"]] = _short(scores[i])
         measured["ID"] = number
@@ -149,13 +152,13 @@ def _patches(made: Exporting, ids: _Ids) -> Iterator[str]:
     patches = scored_patches(made.stored)
     if patches is None:
         return
-    shapely, (width, height) = shapely_module(), patches.size
+    shapely, (width, height), names = shapely_module(), patches.size, patches.names
     for which, values in patches.rows():
         x, y = patches.corners[which].T
         shapes = shapely.to_geojson(shapely.box(x, y, x + width, y + height))
         places = patches.index[which].tolist()
         for shape, (row, column), scores in zip(shapes, places, values, strict=True):
-            measured = dict(zip(patches.names, map(_short, scores), strict=True))
+            measured = dict(zip(names, map(_short, scores), strict=True))
             properties = {"objectType": "tile", "measurements": measured}
             yield _feature(str(uuid5(ids.root, f"patch/{row}/{column}")), shape, properties)
         made.tell("patches", which.stop, len(patches))
@@ -170,7 +173,7 @@ def _simplified(shapes: NDArray[Any], tolerance: float) -> NDArray[Any]:
 
 
 def _feature(identity: str, shape: str, properties: Mapping[str, Any]) -> str:
-    said = json.dumps(properties, ensure_ascii=False, allow_nan=False)
+    said = _ENCODER.encode(properties)
     return f'{{"type": "Feature", "id": "{identity}", "geometry": {shape}, "properties": {said}}}'
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["arrow", "batches", "parts", "schema", "table_names"]
 
-_ROWS = 50_000
+_ROWS = 20_000
 """Rows that are written at once: parts of few objects are put together."""
 
 
