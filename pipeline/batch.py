@@ -116,11 +116,33 @@ def run(
             told.note(job, reason)
         summary = _Run(recipe, told, kept).over(todo)
         told.closed(summary)
+        if not taken and "report" in config.export:
+            summary = _reported(summary, told)
         if taken:
             raise StoreError(taken[0])
         if summary.signal is not None:
             raise Interrupted(summary.signal)
     return summary
+
+
+def _reported(summary: Summary, told: Report) -> Summary:
+    """Make the report of a run that has come to its end, one way or another: its books say which.
+
+    Where that fails, what was computed is there all the same.
+    """
+    from pipeline.report import write_report
+
+    try:
+        written = write_report(summary.directory)
+    except PipelineError as error:
+        reason = str(error)
+    except Exception as error:  # noqa: BLE001 - a defect of a page must not hide what was done
+        _log.error("the report failed", exc_info=error)
+        reason = reason_of(error)
+    else:
+        return replace(summary, made=(written.path,))
+    told.note(None, f"export report: {reason}")
+    return replace(summary, broken=(f"export report: {reason}",))
 
 
 def _lost(taken: list[str], by: str) -> None:

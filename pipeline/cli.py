@@ -20,6 +20,7 @@ from pipeline.commands.export import export
 from pipeline.commands.merge import merge
 from pipeline.commands.models import models
 from pipeline.commands.plan import plan
+from pipeline.commands.report import report
 from pipeline.commands.results import diff, rerun, retry, status
 from pipeline.commands.run import run
 from pipeline.commands.slides import convert, inspect
@@ -127,6 +128,7 @@ for _command in (
     merge,
     models,
     plan,
+    report,
     rerun,
     retry,
     run,

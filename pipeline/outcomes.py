@@ -44,17 +44,22 @@ class SlideOutcome:
 
 @dataclass(frozen=True)
 class Summary:
-    """What became of a run; ``signal`` is the one that ended it early."""
+    """What became of a run; ``signal`` is the one that ended it early.
+
+    ``made`` is what was made of the whole run, ``broken`` why something could not be.
+    """
 
     directory: str
     outcomes: tuple[SlideOutcome, ...]
     seconds: float
     signal: int | None = None
+    made: tuple[str, ...] = ()
+    broken: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
-        """Whether every block of every slide is done."""
-        return all(outcome.state == "done" for outcome in self.outcomes)
+        """Whether every block of every slide is done, and all is made that was asked for."""
+        return not self.broken and all(outcome.state == "done" for outcome in self.outcomes)
 
 
 class Report(Protocol):

@@ -187,11 +187,13 @@ def slide_of(config: RunConfig, job: Job) -> Slide:
 
 def _export(config: RunConfig, plan: Plan) -> tuple[list[str], list[str]]:
     """Make what is asked for of a store; give the paths, and the reasons for what is missing."""
-    from pipeline.export import export
+    from pipeline.export import OF_RUNS, export
 
     made: list[str] = []
     broken = []
     for kind in config.export:
+        if kind in OF_RUNS:
+            continue
         try:
             made += export(kind, plan.path, plan.slide)
         except PipelineError as error:

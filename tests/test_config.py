@@ -14,13 +14,13 @@ from pydantic import BaseModel, ValidationError
 from pipeline import config
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
-from pipeline.export import EXPORTS
+from pipeline.export import EXPORTS, OF_RUNS
 from pipeline.runfile import config_table, describe_fields, dump_config, load_config
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 LEAST = "slides: a.svs\nmodel: builtin:nuclei\n"
-KINDS = " or ".join([", ".join([*EXPORTS][:-1]), [*EXPORTS][-1]])
+KINDS = " or ".join([", ".join(EXPORTS), *OF_RUNS])
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_the_demo_run_reads_the_slide_that_it_writes() -> None:
     assert demo.demo is not None
     assert demo.slides == demo.demo.slide == str(ROOT / "demo" / "demo.svs")
     assert demo.model == "builtin:nuclei"
-    assert demo.export == ["overview"]
+    assert demo.export == ["overview", "report"]
     assert demo.cluster.kind == "local"
 
 

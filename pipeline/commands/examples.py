@@ -97,6 +97,13 @@ USES = {
             ("my.yaml -o output.block=1024", "with another setting"),
         ),
     ),
+    "report": Use(
+        "Make one page of what a run did: report.html.",
+        (
+            ("results/my", "at any time, also while the run goes on"),
+            ("results/my --output /tmp/report.html", "somewhere else"),
+        ),
+    ),
     "rerun": Use(
         "Make results again, beside the others, and compare.",
         (("results/my", "into results/my-rerun"),),

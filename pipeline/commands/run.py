@@ -72,6 +72,7 @@ def _ended(summary: Summary) -> Iterator[str]:
     yield f"{len(done)} of {len(outcomes)} slides done{others} in {summary.seconds:.1f} s"
     made = [path for outcome in outcomes[:_MOST_LISTED] for path in outcome.made]
     yield from (f"  {path}" for path in made)
+    yield from (f"  {path}" for path in summary.made)
     if len(outcomes) > _MOST_LISTED:
         yield f"  ... {summary.directory}/status.csv has every slide"
         yield from (
@@ -88,7 +89,7 @@ def _ended(summary: Summary) -> Iterator[str]:
         yield "next:"
         yield f"  wsi-pipeline status {shlex.quote(summary.directory)}"
         yield f"  python -c {shlex.quote(look)}"
-    if left:
+    if left or summary.broken:
         yield "not everything is done: mend what the lines above name, then run again"
 
 

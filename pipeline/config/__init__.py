@@ -186,7 +186,7 @@ class RunConfig(Block):
     tissue: TissueConfig = Field(TissueConfig(), description="Which parts are analysed.")
     inference: InferenceConfig = Field(InferenceConfig(), description="How the model is run.")
     colour: ColourConfig = Field(ColourConfig(), description="What is done to colours.")
-    # The names of `pipeline.export.EXPORTS`.
+    # The names of `pipeline.export.EXPORTS`, and of `OF_RUNS` there.
     export: list[
         Literal[
             "overview",
@@ -200,8 +200,13 @@ class RunConfig(Block):
             "stamp",
             "anndata",
             "ome-tiff",
+            "report",
         ]
-    ] = Field([], description="What is made of stored results, as `wsi-pipeline export` makes it.")
+    ] = Field(
+        [],
+        description="What is made of stored results: of each slide, as `wsi-pipeline export` "
+        "makes it, and report, a page of the whole run.",
+    )
     on_error: Literal["continue", "stop"] = Field(
         "continue", description="After a slide that failed: go on with the others, or stop."
     )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.export.making import Exporting, Tell
     from pipeline.slide import Slide
 
-__all__ = ["EXPORTS", "Kind", "export"]
+__all__ = ["EXPORTS", "OF_RUNS", "Kind", "export"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,9 @@ EXPORTS = {
     "ome-tiff": Kind("pipeline.export.ome_tiff", "heat maps and label maps as pyramids, OME-TIFF"),
 }
 """Every kind of export, by the name that a run file and the command know it by."""
+
+OF_RUNS = ("report",)
+"""Kinds that are made of a whole run, at its end: see `pipeline.report`."""
 
 
 def export(
