@@ -155,7 +155,9 @@ def heat_colours() -> ListedColormap:
     return ListedColormap(colours, name="heat")
 
 
-def draw_slide(axes: Axes, image: OverviewImage, pixels: NDArray[np.uint8]) -> None:
+def draw_slide(
+    axes: Axes, image: OverviewImage, pixels: NDArray[np.uint8], *, line_pt: float = 0.8
+) -> None:
     """Draw the thumbnail and the tissue's outline; the axes' units are um."""
     axes.imshow(pixels, extent=(0, image.width_um, image.height_um, 0), aspect="auto")
     if image.tissue is None or not image.tissue.any():
@@ -166,8 +168,8 @@ def draw_slide(axes: Axes, image: OverviewImage, pixels: NDArray[np.uint8]) -> N
     top, left, height_um, width_um = image.tissue_um or (0, 0, image.height_um, image.width_um)
     y = np.clip(top + (np.arange(-1, rows + 1) + 0.5) / rows * height_um, 0, image.height_um)
     x = np.clip(left + (np.arange(-1, columns + 1) + 0.5) / columns * width_um, 0, image.width_um)
-    outline = axes.contour(x, y, tissue, levels=[0.5], colors=INK, linewidths=0.8)
-    outline.set_path_effects([withStroke(linewidth=2.0, foreground="white")])
+    outline = axes.contour(x, y, tissue, levels=[0.5], colors=INK, linewidths=line_pt)
+    outline.set_path_effects([withStroke(linewidth=2.5 * line_pt, foreground="white")])
 
 
 def draw_heat(axes: Axes, image: OverviewImage, heat: NDArray[np.float32]) -> None:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from pipeline.geometry import Box, Grid
 from pipeline.ngff import Placement
 from pipeline.results import StoredSlide
-from pipeline.store import Coverage, StoredArray, read_placements, stored_outputs
-from pipeline.store.tables import read_parts
+from pipeline.store import Coverage, StoredArray, read_placements, stored_outputs, table_done
+from pipeline.store.tables import StoredTable, read_parts
 
 __all__ = [
     "BINS",
@@ -198,6 +198,8 @@ def objects(stored: StoredSlide, name: str) -> Objects:
     cell = max(rows, columns) / _CELLS
     shape = (max(round(rows / cell), 1), max(round(columns / cell), 1))
     found = Objects(name, density=np.zeros(shape, np.int64))
+    if not table_done(StoredTable(stored.path, name, Grid((0, 0), 1))):
+        return found  # no block was analysed
     for part in read_parts(stored.path, name):
         x, y = (part[axis].to_numpy() for axis in "xy")
         for each in part["class"].value_counts().to_pylist():

@@ -68,6 +68,7 @@ _OPACITY = {
 _DPI = 100
 _LONGEST, _NARROWEST = 1000, 360  # pixels
 _STRIP, _BAR, _WORDS_PT = 46, 8, 20  # below the slide, in pixels; the size of its text
+_LINE_PT = 1.6
 _QUALITY, _THUMB_QUALITY = 80, 60
 _THUMB = 72
 _MOST_CROSSES = 2000
@@ -86,14 +87,14 @@ class Drawn:
 
 def draw_tissue(image: OverviewImage) -> Drawn:
     """Draw the slide with its tissue outlined."""
-    return _panel(image, lambda axes: draw_slide(axes, image, image.thumbnail))
+    return _panel(image, lambda axes: draw_slide(axes, image, image.thumbnail, line_pt=_LINE_PT))
 
 
 def draw_scores(image: OverviewImage) -> Drawn:
     """Draw the scores, or what else is in ``heat``, over the slide in grey."""
 
     def draw(axes: Axes) -> None:
-        draw_slide(axes, image, _grey(image))
+        draw_slide(axes, image, _grey(image), line_pt=_LINE_PT)
         if image.heat is not None:
             draw_heat(axes, image, image.heat)
 
@@ -109,7 +110,7 @@ def draw_labels(
         table[value] = to_rgba(colour, 0.65)
 
     def draw(axes: Axes) -> None:
-        draw_slide(axes, image, _grey(image))
+        draw_slide(axes, image, _grey(image), line_pt=_LINE_PT)
         _overlay(axes, image, table[labels], area)
 
     return _panel(image, draw)
@@ -121,7 +122,7 @@ def draw_points(
     """Draw objects as dots over the slide in grey: by class, x and y of each, um."""
 
     def draw(axes: Axes) -> None:
-        draw_slide(axes, image, _grey(image))
+        draw_slide(axes, image, _grey(image), line_pt=_LINE_PT)
         for name, at in points.items():
             axes.scatter(
                 at[:, 0], at[:, 1], s=14, c=colours[name], linewidths=0.4, edgecolors="white"

@@ -135,18 +135,22 @@ def section_of(entry: Entry) -> Section:
         coverage = _coverage(stored)
         section.blocks = {state.name.lower(): int((coverage == state).sum()) for state in Coverage}
         section.areas = areas(stored, coverage, kept_block_um(stored))
-        if stored.seen.committed:
+        try:
             _count(section, stored, coverage)
+        except StoreError as error:
+            section.notes.append(f"not all could be counted: {error}")
         from pipeline.report.illustrated import figures, small
 
         section.figures = figures(section, thumbnail, coverage)
         section.thumb = small(thumbnail)
     except StoreError as error:
-        section.notes.append(f"not all could be read: {error}")
+        section.notes.append(f"not all could be shown: {error}")
     return section
 
 
 def _count(section: Section, stored: StoredSlide, coverage: NDArray[np.uint8]) -> None:
+    if not stored.seen.committed:
+        return
     kinds = stored.kinds
     if stored.channels:
         section.histograms = histograms(stored, coverage)
