@@ -16,7 +16,7 @@ from pipeline import places
 from pipeline.config import RunConfig
 from pipeline.demo import write_demo
 from pipeline.errors import MissingExtraError, SlideError, StoreError
-from pipeline.export import EXPORTS, export
+from pipeline.export import EXPORTS, OF_RUNS, export
 from tests.test_results_commands import Command, command
 
 __all__ = ["command"]
@@ -32,7 +32,7 @@ def copy(demo_results: Path, tmp_path: Path) -> Path:
 
 def test_a_run_file_knows_the_kinds_that_the_command_knows() -> None:
     (kinds,) = get_args(RunConfig.model_fields["export"].annotation)
-    assert get_args(kinds) == tuple(EXPORTS)
+    assert get_args(kinds) == (*EXPORTS, *OF_RUNS)
 
 
 def test_the_help_lists_every_kind_with_what_it_gives(command: Command) -> None:
