@@ -197,3 +197,9 @@ def test_results_in_a_bucket_are_exported_into_a_bucket(
     (elsewhere,) = export("parquet", f"{bucket}/demo.zarr", output=f"{bucket}/exports")
     assert places.names(f"{bucket}/exports") == ["demo.objects.parquet"]
     assert places.read(elsewhere)[-4:] == b"PAR1"
+
+
+def test_the_readme_says_of_every_kind_what_it_is_and_who_reads_it() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    table = readme.split("## Exports")[1].split("| kind |")[1].split("\n\n")[0]
+    assert sorted(re.findall(r"^\| `([\w.-]+)` \|", table, re.MULTILINE)) == sorted(EXPORTS)
