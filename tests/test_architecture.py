@@ -104,8 +104,10 @@ HOMES = {
     "shapely": ("objects/outlines.py",),
     "skimage": ("tissue.py", "quality.py", "objects/"),
     "h5py": ("export/hdf5.py",),
-    "anndata": ("export/h5ad.py",),
-    "pandas": ("export/h5ad.py",),
+    "anndata": ("export/h5ad.py", "export/spatial.py"),
+    "pandas": ("export/h5ad.py", "export/spatial.py"),
+    "geopandas": ("export/spatial.py",),
+    "spatialdata": ("export/spatial.py",),
     "obstore": ("cloud/",),
     "scipy": ("model/activate.py", "objects/"),
 }

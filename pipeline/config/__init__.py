@@ -200,6 +200,7 @@ class RunConfig(Block):
             "stamp",
             "anndata",
             "ome-tiff",
+            "spatialdata",
             "report",
         ]
     ] = Field(

@@ -38,6 +38,7 @@ EXPORTS = {
     "stamp": Kind("pipeline.export.hdf5", "the same as STAMP reads it, in micrometres"),
     "anndata": Kind("pipeline.export.h5ad", "objects and patches for scanpy and squidpy, .h5ad"),
     "ome-tiff": Kind("pipeline.export.ome_tiff", "heat maps and label maps as pyramids, OME-TIFF"),
+    "spatialdata": Kind("pipeline.export.spatial", "all of it as SpatialData, extra [spatialdata]"),
 }
 """Every kind of export, by the name that a run file and the command know it by."""
 
