@@ -152,6 +152,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, demo_slide: Path) -> Path:
     rgb = np.full((2100, 2100, 3), 243, np.uint8)
     rgb[:700, :900], rgb[1600:1900, 1100:1400] = noise(700, 900), noise(300, 300)
     rgb[..., 1] //= np.where(rgb[..., 0] == 243, 1, 3).astype(np.uint8)  # pink
+    rgb[1700:1714, 1450:1464] = (90, 60, 140)  # as a nucleus, beside the tissue
     spoil_first_tile(write_tiff(folder / "torn.tiff", rgb, levels=2))
     (folder / f"{HOSTILE}.svs").write_text("no slide")
     (folder / "run.yaml").write_text(
@@ -285,15 +286,22 @@ def test_histograms_count_the_tissue_that_was_analysed(results: Path, page: Elem
         assert any(mean in each.text for each in section(page, slide_id).all("figcaption"))
 
 
-def test_objects_are_counted_with_their_density(results: Path, page: Element) -> None:
-    found, part = stored(results), section(page, "demo")
+@pytest.mark.parametrize("slide_id", ["demo", "torn"])
+def test_objects_are_counted_with_their_density(
+    results: Path, page: Element, slide_id: str
+) -> None:
+    found, part = stored(results, slide_id), section(page, slide_id)
     table = found.objects("nuclei")
     areas = cards(part)
     assert int(number(areas["nuclei"])) == table.num_rows > 100
     _, row = table_under(part, "nuclei")
     assert row[1] == f"{table.num_rows:,}"
-    density = table.num_rows / number(areas["tissue analysed"])
-    assert number(row[2]) == pytest.approx(density, rel=0.01)
+    step = found.tissue_placement.scale[0] / 0.5
+    x, y = (np.asarray(table[axis]) for axis in "xy")
+    inside = int(found.tissue[(y // step).astype(int), (x // step).astype(int)].sum())
+    assert int(number(row[2])) == inside
+    assert (inside < table.num_rows) == (slide_id == "torn")  # whose patches reach beyond it
+    assert number(row[3]) == pytest.approx(inside / number(areas["tissue analysed"]), rel=0.01)
     total = float(np.sum(table["area_um2"].to_numpy()))
     assert f"{total / table.num_rows:.3g} \u00b5m\u00b2 each" in part.text
 
@@ -399,6 +407,7 @@ def test_where_the_slide_is_gone_its_results_are_shown(copied: Path, results: Pa
     slide = results.parent / "demo.svs"
     other = slide.with_name("away")
     (copied / "report.html").unlink()
+    shutil.rmtree(copied / "torn.zarr")  # and the books still know of it
     slide.rename(other)
     try:
         assert write_report(str(copied)).drawn == 3

@@ -36,6 +36,7 @@ __all__ = [
     "heat_colours",
     "scale_bar_um",
     "scale_bar_words",
+    "show_slide",
     "with_heat",
 ]
 
@@ -155,11 +156,23 @@ def heat_colours() -> ListedColormap:
     return ListedColormap(colours, name="heat")
 
 
+def show_slide(axes: Axes, image: OverviewImage, pixels: NDArray[np.uint8]) -> None:
+    """Draw the slide's pixels ``(y, x, 3)`` alone; the axes' units are um."""
+    room = axes.get_window_extent()
+    as_they_are = (round(room.height), round(room.width)) == pixels.shape[:2]
+    axes.imshow(
+        pixels,
+        extent=(0, image.width_um, image.height_um, 0),
+        aspect="auto",
+        interpolation="nearest" if as_they_are else None,  # which is several times as fast
+    )
+
+
 def draw_slide(
     axes: Axes, image: OverviewImage, pixels: NDArray[np.uint8], *, line_pt: float = 0.8
 ) -> None:
     """Draw the thumbnail and the tissue's outline; the axes' units are um."""
-    axes.imshow(pixels, extent=(0, image.width_um, image.height_um, 0), aspect="auto")
+    show_slide(axes, image, pixels)
     if image.tissue is None or not image.tissue.any():
         return
     rows, columns = (min(size, _OUTLINE_PIXELS) for size in image.tissue.shape)

@@ -90,12 +90,14 @@ class Labelled:
 class Objects:
     """The objects of a table: how many of each class, their areas, and where they are.
 
+    ``inside`` are those in tissue: whole patches are predicted, which reach beyond it.
     ``points`` are x, y in level-0 pixels and number of the class, of the first `MOST_POINTS`;
     ``density`` counts all of them in cells of the slide, ``(rows, columns)``.
     """
 
     name: str
     counts: Counter[str] = field(default_factory=Counter)
+    inside: Counter[str] = field(default_factory=Counter)
     area_um2: float = 0.0
     truncated: int = 0
     points: list[tuple[float, float, str]] = field(default_factory=list)
@@ -198,12 +200,15 @@ def objects(stored: StoredSlide, name: str) -> Objects:
     cell = max(rows, columns) / _CELLS
     shape = (max(round(rows / cell), 1), max(round(columns / cell), 1))
     found = Objects(name, density=np.zeros(shape, np.int64))
+    mask = _Mask(stored)
     if not table_done(StoredTable(stored.path, name, Grid((0, 0), 1))):
         return found  # no block was analysed
     for part in read_parts(stored.path, name):
         x, y = (part[axis].to_numpy() for axis in "xy")
-        for each in part["class"].value_counts().to_pylist():
-            found.counts[each["values"] or ""] += each["counts"]
+        inside = mask.of(x, y, stored.level0_mpp)
+        for counts, some in ((found.counts, part), (found.inside, part.filter(inside))):
+            for each in some["class"].value_counts().to_pylist():
+                counts[each["values"] or ""] += each["counts"]
         found.area_um2 += float(part["area_um2"].to_numpy().sum())
         found.truncated += int(part["truncated"].to_numpy(zero_copy_only=False).sum())
         found.density += np.histogram2d(y, x, shape, ((0, rows), (0, columns)))[0].astype(np.int64)
@@ -222,6 +227,18 @@ class _Mask:
     def __init__(self, stored: StoredSlide) -> None:
         self._tissue = stored.tissue
         self._place = stored.tissue_placement
+
+    def of(
+        self, x: NDArray[np.float64], y: NDArray[np.float64], mpp: tuple[float, float]
+    ) -> NDArray[np.bool_]:
+        """Say which points, in level-0 pixels, are in tissue."""
+        corner = self._place.corner(mpp)
+        index = []
+        for axis, points in enumerate((y, x)):
+            at = np.floor((points * mpp[axis] - corner[axis]) / self._place.scale[axis])
+            index.append(np.clip(at.astype(np.intp), 0, self._tissue.shape[axis] - 1))
+        there: NDArray[np.bool_] = self._tissue[index[0], index[1]]
+        return there
 
     def at(self, box: Box, place: Placement) -> NDArray[np.bool_]:
         """Say which pixels of a box have their centre in tissue."""

@@ -28,6 +28,7 @@ from pipeline.export.drawing import (
     heat_colours,
     scale_bar_um,
     scale_bar_words,
+    show_slide,
 )
 from pipeline.store import Coverage
 
@@ -142,7 +143,7 @@ def draw_coverage(
     (rows, columns), (height, width) = coverage.shape, block_um
 
     def draw(axes: Axes) -> None:
-        axes.imshow(_grey(image), extent=(0, image.width_um, image.height_um, 0), aspect="auto")
+        show_slide(axes, image, _grey(image))
         _overlay(axes, image, table[coverage], (0, 0, rows * height, columns * width))
         if max(rows, columns) <= 100:
             lines: dict[str, Any] = {"colors": "white", "linewidths": 0.8}
@@ -219,6 +220,6 @@ def _panel(image: OverviewImage, draw: Draw) -> Drawn:
 
 def _encoded(image: Image.Image, quality: int) -> Drawn:
     out = BytesIO()
-    image.save(out, format="WEBP", quality=quality, method=4)
+    image.save(out, format="WEBP", quality=quality, method=2)
     data = base64.b64encode(out.getvalue()).decode()
     return Drawn(f"data:image/webp;base64,{data}", image.width, image.height)
