@@ -46,6 +46,8 @@ def test_it_says_where_things_are_and_what_to_do_next(ran: tuple[Path, str]) -> 
     assert "dashboard: http://127.0.0.1:" in out
     assert str(results / "demo.zarr") in out
     assert str(results / "demo.overview.png") in out
+    assert str(results / "report.html") in out
+    assert "1 of 1 slides done" in (results / "report.html").read_text("utf-8")
     assert f"wsi-pipeline status {results}" in out
     assert (results / "config.yaml").is_file()
 
