@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pipeline.results import open_results
     from pipeline.slide import open_slide
     from pipeline.staining import fit_stain
+    from pipeline.view.widget import viewer
 
 __version__ = "0.1.0"
 
@@ -33,6 +34,7 @@ __all__ = [
     "open_slide",
     "predict",
     "run",
+    "viewer",
 ]
 
 _HOMES = {
@@ -46,6 +48,7 @@ _HOMES = {
     "open_slide": "pipeline.slide",
     "predict": "pipeline.plan",
     "run": "pipeline.batch",
+    "viewer": "pipeline.view.widget",
 }
 
 

@@ -26,6 +26,7 @@ from pipeline.commands.run import run
 from pipeline.commands.slides import convert, inspect
 from pipeline.commands.starting import completion, init, schema
 from pipeline.commands.submit import submit
+from pipeline.commands.view import view
 from pipeline.commands.terminal import (
     INCOMPLETE,
     INTERRUPTED,
@@ -89,6 +90,7 @@ def cli() -> None:
     wsi-pipeline models check card.yaml         hold a model card against its model
     wsi-pipeline submit my.yaml                 let a run be a job of SLURM
     wsi-pipeline status results                 say what a run has done
+    wsi-pipeline view results                   look at slides and results in a browser
     wsi-pipeline retry results                  try again what failed
     wsi-pipeline diff results others            say in what two runs differ
     """  # noqa: D301 - click wants the control character itself
@@ -136,6 +138,7 @@ for _command in (
     status,
     submit,
     thumbnail,
+    view,
 ):
     cli.add_command(explained(_command))
 

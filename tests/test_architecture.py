@@ -67,6 +67,7 @@ LAYERS = (
         *("measured", "scaling", "doctor", "submitting"),
         *("batch", "converting", "drafting", "verify", "examine", "differing", "compare"),
     ),
+    ("view",),
     ("commands", "cli", "__main__"),
 )
 """Modules and subpackages, lowest first; each imports only from its own layer and below."""
@@ -90,6 +91,8 @@ HOMES = {
         "logs/forwarding.py",
         "schedulers.py",
     ),
+    "tornado": ("view/server.py",),
+    "anywidget": ("view/widget.py",),
     "prometheus_client": ("metrics.py",),
     "dask_jobqueue": ("clusters/",),
     "cryptography": ("clusters/security.py",),
@@ -97,7 +100,7 @@ HOMES = {
     "pydantic_core": ("config/", "runfile.py", "model/written.py"),
     "yaml": ("runfile.py",),
     "packaging": ("doctor/installed.py",),
-    "matplotlib": ("export/overview.py", "export/drawing.py", "report/pictures.py"),
+    "matplotlib": ("export/overview.py", "export/drawing.py", "report/pictures.py", "view/colours.py"),
     "jinja2": ("report/pages.py",),
     "markupsafe": ("report/pages.py",),
     "pyarrow": ("store/tables.py", "manifest/listed.py", "export/"),
@@ -369,7 +372,7 @@ def _loaded_by(statement: str) -> set[str]:
 
 HEAVY = {
     *("dask", "distributed", "numpy", "zarr", "pydantic", "onnxruntime", "openslide", "skimage"),
-    *("scipy", "pyarrow", "shapely"),
+    *("scipy", "pyarrow", "shapely", "tornado", "matplotlib"),
 }
 
 

@@ -147,6 +147,13 @@ USES = {
         "Write a picture of a whole slide.",
         (("slide.svs slide.png --size 2000", "2000 px at its longer side"),),
     ),
+    "view": Use(
+        "Look at a slide or at results in a browser.",
+        (
+            ("slide.svs", "a slide, of any format that is read"),
+            ("results/my", "results over their slides, also while a run goes on"),
+        ),
+    ),
 }
 """Name of each command -> its use."""
 
