@@ -16,7 +16,7 @@ from pipeline.view.shown import ShownSlide
 __all__ = ["still", "thumbnail"]
 
 _THUMBNAIL = 256
-_STILL = 768
+_STILL = 640
 
 
 def thumbnail(slide: Slide) -> NDArray[np.uint8]:
@@ -54,14 +54,9 @@ def _spread(layer: ValueLayer, shape: tuple[int, int], whole: tuple[int, int]) -
         np.floor(((np.arange(n) + 0.5) * size / n - origin) / step).astype(np.int64)
         for n, size, origin, step in zip(shape, whole, plane.origin, plane.step, strict=True)
     )
-    inside = np.ix_(
-        (rows >= 0) & (rows < plane.shape[0]), (columns >= 0) & (columns < plane.shape[1])
-    )
-    rows, columns = (
-        np.clip(each, 0, n - 1) for each, n in zip((rows, columns), plane.shape, strict=True)
-    )
-    spread = values[np.ix_(rows, columns)]
-    spread[~(inside[0] & inside[1])] = 0
+    inside = [(at >= 0) & (at < n) for at, n in zip((rows, columns), plane.shape, strict=True)]
+    spread = np.zeros(shape, np.uint8)
+    spread[np.ix_(*inside)] = values[np.ix_(rows[inside[0]], columns[inside[1]])]
     return spread
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from pipeline.describe import png_bytes
 from pipeline.errors import ConfigError, MissingExtraError, SlideError, StoreError
 from pipeline.results import Results, StoredSlide, open_stored
 from pipeline.slide import Slide, open_slide
@@ -15,6 +15,7 @@ from pipeline.view.answers import UnknownQuestionError, answer
 from pipeline.view.catalogue import Catalogue, Cohort, OneSlide, catalogue_of
 from pipeline.view.page import page_file, widget_module
 from pipeline.view.picture import still
+from pipeline.view.planes import jpeg
 from pipeline.view.shown import analysed_slide
 
 __all__ = ["viewer"]
@@ -92,7 +93,7 @@ def _widget_class() -> Any:
             bundle = super()._repr_mimebundle_(**options)
             said = bundle[0] if isinstance(bundle, tuple) else bundle
             picture = _picture(self._catalogue)
-            return {**(said or {}), **({} if picture is None else {"image/png": picture})}
+            return {**(said or {}), **({} if picture is None else {"image/jpeg": picture})}
 
     return Viewer
 
@@ -107,10 +108,10 @@ def replied(catalogue: Catalogue, content: Mapping[str, Any]) -> tuple[dict[str,
     return {"number": number, "kind": found.kind}, [found.content]
 
 
-def _picture(catalogue: Catalogue) -> bytes | None:
-    """Give a picture of the first slide, as PNG; None where there is none yet."""
+def _picture(catalogue: Catalogue) -> str | None:
+    """Give a picture of the first slide: a JPEG in base64; None where there is none yet."""
     for each in catalogue.listed():
         shown = catalogue.find(each["id"])
         if shown is not None:
-            return png_bytes(still(shown))
+            return base64.b64encode(jpeg(still(shown))).decode()
     return None

@@ -392,12 +392,12 @@ class Viewer {
   // The view as a link: slide, place, zoom and how the layers look.
   link() {
     const { camera, spec } = this;
-    const now = new URLSearchParams(location.hash.slice(1));
-    const said = { s: spec.id, x: camera.x.toFixed(1), y: camera.y.toFixed(1), z: Math.log2(camera.scale).toFixed(3) };
-    for (const [name, value] of Object.entries(said)) now.set(name, value);
-    now.set("l", this.layers.map(({ spec: { key }, style }) => [key, Number(style.visible), style.opacity, style.map,
-      style.threshold, style.top, [...style.hidden].join("+"), Number(style.exact), Number(style.density)].join(",")).join(";"));
-    return `#${now}`;
+    const looks = this.layers.map(({ spec: { key }, style }) => [key, Number(style.visible), style.opacity, style.map,
+      style.threshold, style.top, [...style.hidden].join("."), Number(style.exact), Number(style.density)].join(","));
+    const token = new URLSearchParams(location.hash.slice(1)).get("t") ?? "";
+    const said = { t: token, s: spec.id, x: camera.x.toFixed(1), y: camera.y.toFixed(1),
+      z: Math.log2(camera.scale).toFixed(3), l: looks.join(";") };
+    return `#${Object.entries(said).map((pair) => pair.join("=")).join("&")}`;
   }
 
   // Another slide is a step to go back from, as is a rest after a move; what lies between is not.
@@ -421,7 +421,7 @@ class Viewer {
       if (!Object.values(numbers).every(Number.isFinite)) continue;
       const flags = { visible: visible === "1", exact: exact === "1", density: density === "1" };
       const style = this.styles.get(key) ?? this.styles.set(key, {}).get(key);
-      Object.assign(style, numbers, flags, { map, hidden: new Set((hidden ?? "").split("+").filter(Boolean).map(Number)) });
+      Object.assign(style, numbers, flags, { map, hidden: new Set((hidden ?? "").split(".").filter(Boolean).map(Number)) });
     }
     const id = said.get("s");
     const there = this.known.find((each) => each.id === id && each.shown);
