@@ -211,6 +211,7 @@ def test_blocks_appear_as_they_are_written(results: Path, growing: Path) -> None
     for rows in (slice(0, 256), slice(256, 512)):
         expected[rows, 256:512] = finished[rows, 256:512]
     np.testing.assert_array_equal(shown, expected)
+    assert image(catalogue, "tile/demo/scores-0-0/1/0/1").max() == 0
     assert (image(catalogue, "tile/demo/coverage/0/0/0") == 1).sum() == 2
     new = "0/c/0/0/2"
     part = "objects/nuclei/part-00000-00002.parquet"
@@ -371,6 +372,21 @@ def test_every_answer_says_what_a_browser_must_not_do(server: Serving) -> None:
         assert reply.headers["X-Content-Type-Options"] == "nosniff"
         assert "Access-Control-Allow-Origin" not in reply.headers
         assert reply.headers["Server"] is None
+
+
+def test_questions_nobody_waits_for_are_dropped_in_silence(
+    server: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = ["GET /ask/tile/demo/slide/0/0/0 HTTP/1.1", "Host: localhost"]
+    request = "\r\n".join([*lines, f"X-Viewer-Token: {server.token}", "", ""])
+    for _ in range(3):
+        waiting = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(20)]
+        for each in waiting:
+            each.sendall(request.encode())
+        for each in waiting:
+            each.close()
+    assert server.get("/ask/slides")[0] == 200
+    assert not [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_only_asking_is_possible(server: Serving) -> None:

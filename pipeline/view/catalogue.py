@@ -128,7 +128,8 @@ class Cohort:
                 running = row is not None and row.state == "running"
                 state = "running" if running else opened.slides[name].state
                 note = row.reason if row else ""
-            shown = name in opened.slides and state != "refused"
+            begun = name in opened.slides and opened.slides[name].seen.settings is not None
+            shown = begun and state != "refused"
             found.append({"id": name, "state": state, "note": note, "shown": shown})
         return found
 
@@ -143,7 +144,7 @@ class Cohort:
             return None
         path = join(self.directory, name)
         stored = None if _leads_out(self.directory, path) else open_stored(path)
-        if stored is None:
+        if stored is None or stored.seen.settings is None:  # it is being made this moment
             return None
         if seen is not None and _same(seen.stored, stored):
             return seen
@@ -161,6 +162,8 @@ def catalogue_of(path: str | os.PathLike[str]) -> Catalogue:
         raise ConfigError(f"{path}: no such file or directory; give a slide or a results directory")
     if where.endswith(ENDING) and _is_results(where):
         stored = open_stored(where)
+        if stored is not None and stored.seen.settings is None:
+            raise StoreError(f"{path}: is being made this moment; look again")
         if stored is not None:
             slide, note = analysed_slide(stored)
             return OneSlide(slide, where, note)

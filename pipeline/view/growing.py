@@ -66,11 +66,11 @@ class Blocks:
     reduce: Callable[[Array], Array]
     kept: Kept
 
-    def planes(self, finest: Plane) -> tuple[Plane, ...]:
-        """Give the planes there are, down to one that a tile holds or a block of odd size."""
+    def planes(self, finest: Plane, smallest: int = TILE) -> tuple[Plane, ...]:
+        """Give the planes there are, down to one of ``smallest`` or with blocks of odd size."""
         planes, (y, x) = [finest], finest.step
         grid, cell = self.grid, self.grid.cell
-        while max(grid.shape) > TILE and cell % 2 == 0:
+        while max(grid.shape) > smallest and cell % 2 == 0:
             grid, cell, y, x = grid.halved(), cell // 2, 2 * y, 2 * x
             planes.append(Plane(grid.shape, (y, x), finest.origin))
         return tuple(planes)

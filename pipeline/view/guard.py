@@ -82,7 +82,7 @@ def refusal(headers: Mapping[str, str], names: frozenset[str]) -> str | None:
 
 def address(host: str, port: int, token: str) -> str:
     """Give what to open."""
-    where = "127.0.0.1" if host in ("", "0.0.0.0") else host  # noqa: S104 - it is not bound here
+    where = "127.0.0.1" if host in ("", "0.0.0.0", "::") else host  # noqa: S104 - it is not bound here
     bracketed = f"[{where}]" if ":" in where else where
     return f"http://{bracketed}:{port}/#t={token}"
 

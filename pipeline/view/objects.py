@@ -32,6 +32,7 @@ HIGHEST = 20_000.0
 """Objects per mm2 that the brightest colour stands for: more than the densest of nuclei."""
 
 _POLYGON = 3
+_SMALLEST = 16  # cells of the coarsest density: a slide that is small has few blocks
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class ObjectLayer:
     @property
     def planes(self) -> tuple[Plane, ...]:
         """The planes of its density, finest first."""
-        return self._density.planes(self._finest)
+        return self._density.planes(self._finest, _SMALLEST)
 
     def describe(self) -> dict[str, Any]:
         """Give what the page needs to know of it."""

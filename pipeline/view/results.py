@@ -140,7 +140,7 @@ class StoredLayers:
         return {
             name: stored_outputs(self.stored.path, self.stored.folder_of(name))
             for name, kind in self.stored.kinds.items()
-            if kind in ("scores", "labels")
+            if kind in ("scores", "labels", "features")
         }
 
     @cached_property

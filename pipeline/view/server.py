@@ -95,6 +95,9 @@ class _Questions(_Guarded):
             self.refuse(_NOT_FOUND, str(error))
         except (SlideError, StoreError) as error:
             self.refuse(_UNREADABLE, str(error))
+        except asyncio.CancelledError:
+            if not asked.cancelled():  # not by `on_connection_close`: it is the server that ends
+                raise
         else:
             self.set_header("Content-Type", found.kind)
             await self.finish(found.content)

@@ -65,7 +65,9 @@ export class Tiles {
 
   // The coarsest plane that is fine enough for the screen.
   planeFor(camera) {
-    const finest = 1.3 / (camera.scale * camera.dpr);
+    // Cells of a density are counts, which mean nothing where they hold one object or none.
+    const pixels = this.spec.kind === "objects" ? 24 : 1.3;
+    const finest = pixels / (camera.scale * camera.dpr);
     const { planes } = this.spec;
     for (let i = planes.length - 1; i > 0; i--) if (Math.max(...planes[i].step) <= finest) return i;
     return 0;

@@ -1,7 +1,7 @@
 // Objects: outlines and points where they can be seen, else how many there are.
 import { Tiles } from "./layers.js";
 
-const SEEN_PX_PER_UM = 0.5; // a nucleus of 8 µm is then 4 pixels
+const SEEN_PX_PER_UM = 0.8; // a nucleus of 8 µm is then 6 pixels
 const MOST_BLOCKS = 64;
 const KEPT_BLOCKS = 128;
 

@@ -95,17 +95,22 @@ export function layerControls(layer, maps, changed) {
     style.opacity = value;
     changed(false);
   })];
-  const toggle = (label, name) => {
+  const toggle = (label, name, below = {}) => {
+    below.hidden = !style[name];
     const input = element("input", { type: "checkbox", checked: style[name], onchange: () => {
       style[name] = input.checked;
+      below.hidden = !style[name];
       changed(false);
     } });
     return element("label", { className: "wsi-toggle" }, input, label);
   };
   if (spec.kind === "image") more.push(toggle("without loss (PNG)", "exact"));
   if (spec.classes?.length) more.push(chips(spec, style, recoloured));
-  if (spec.kind === "objects") more.push(toggle("their density, seen from afar", "density"));
   if (spec.kind === "values") more.push(...values(spec, style, maps, recoloured));
+  if (spec.kind === "objects") {
+    const density = element("div", {}, ...values(spec, style, maps, recoloured));
+    more.push(toggle("their density, seen from afar", "density", density), density);
+  }
   const [kind] = spec.key.split("-");
   const title = element("label", { className: "wsi-title" }, shown, spec.title,
     element("small", { textContent: kind === spec.title ? "" : kind }));

@@ -187,8 +187,9 @@ class Viewer {
     const spec = json(await this.ask(`slide/${id}`));
     this.spec = spec;
     this.camera.shape = spec.shape;
+    if (this.options.link) document.title = `${id} \u00b7 wsi-pipeline`;
     this.layers = spec.layers.map((each) => this.layerOf(each));
-    this.tell(spec.notes);
+    this.tell(spec.layers[0]?.kind === "image" ? [] : spec.notes);
     this.fillPanel();
     this.wholeSlide();
     this.redraw();
