@@ -26,13 +26,13 @@ from pipeline.commands.run import run
 from pipeline.commands.slides import convert, inspect
 from pipeline.commands.starting import completion, init, schema
 from pipeline.commands.submit import submit
-from pipeline.commands.view import view
 from pipeline.commands.terminal import (
     INCOMPLETE,
     INTERRUPTED,
     REFUSED,
     log_shown,
 )
+from pipeline.commands.view import view
 from pipeline.errors import PipelineError, SchedulerLostError
 
 __all__ = ["main"]

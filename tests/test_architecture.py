@@ -100,7 +100,12 @@ HOMES = {
     "pydantic_core": ("config/", "runfile.py", "model/written.py"),
     "yaml": ("runfile.py",),
     "packaging": ("doctor/installed.py",),
-    "matplotlib": ("export/overview.py", "export/drawing.py", "report/pictures.py", "view/colours.py"),
+    "matplotlib": (
+        "export/overview.py",
+        "export/drawing.py",
+        "report/pictures.py",
+        "view/colours.py",
+    ),
     "jinja2": ("report/pages.py",),
     "markupsafe": ("report/pages.py",),
     "pyarrow": ("store/tables.py", "manifest/listed.py", "export/"),

@@ -152,6 +152,7 @@ USES = {
         (
             ("slide.svs", "a slide, of any format that is read"),
             ("results/my", "results over their slides, also while a run goes on"),
+            ("results/my/a.zarr --port 8765 --no-browser", "one of them; prints the address"),
         ),
     ),
 }

@@ -22,13 +22,7 @@ __all__ = ["view"]
 )
 @click.option("--no-browser", is_flag=True, help="Only print the address.")
 def view(path: str, port: int, host: str, no_browser: bool) -> int:
-    """Look at a slide, or at the results in a directory, in a browser. Ctrl-C ends it.
-
-    \b
-    wsi-pipeline view slide.svs
-    wsi-pipeline view results                    while a run goes on, too
-    wsi-pipeline view results/a.zarr --port 8765 --no-browser
-    """  # noqa: D301 - click wants the control character itself
+    """Look at a slide, or at the results in a directory, in a browser. Ctrl-C ends it."""
     from pipeline.view.catalogue import catalogue_of
     from pipeline.view.guard import address, new_token, notes
     from pipeline.view.server import serve
