@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pipeline.plan import predict
     from pipeline.restained import normalised
     from pipeline.results import open_results
+    from pipeline.showing import show
     from pipeline.slide import open_slide
     from pipeline.staining import fit_stain
     from pipeline.view.widget import viewer
@@ -34,6 +35,7 @@ __all__ = [
     "open_slide",
     "predict",
     "run",
+    "show",
     "viewer",
 ]
 
@@ -49,6 +51,7 @@ _HOMES = {
     "predict": "pipeline.plan",
     "run": "pipeline.batch",
     "viewer": "pipeline.view.widget",
+    "show": "pipeline.showing",
 }
 
 

@@ -50,6 +50,16 @@ class AsArrays:
         """``"yxs"``."""
         return "yxs"
 
+    def __repr__(self) -> str:
+        from pipeline.looks import text_of  # which knows what levels there are
+
+        return text_of(self)  # type: ignore[arg-type]  # a base of what `LevelLike` asks for
+
+    def _repr_html_(self) -> str:
+        from pipeline.looks import html_of
+
+        return html_of(self)  # type: ignore[arg-type]  # as above
+
     def array(self: Placed, block: int = BLOCK, halo: int = 0) -> da.Array:
         """Give it as a lazy array of square blocks, each with ``halo`` pixels around.
 

@@ -36,8 +36,10 @@ from pipeline.errors import (
 )
 from pipeline.execute import RESOURCES, open_sessions
 from pipeline.flight import in_flight, slides_at_once
+from pipeline.following import Following
 from pipeline.logs.report import logging_to
 from pipeline.manifest.jobs import Job, jobs, missing, shard_of
+from pipeline.notebook import in_notebook
 from pipeline.outcomes import Observers, Report, Silence, SlideOutcome, Summary
 from pipeline.plan import Plan
 from pipeline.recipe import Recipe
@@ -64,7 +66,8 @@ def run(
     """Do what a run file says, or what is left of it.
 
     ``only`` for slides of these ids; ``shard`` for one of several runs that share them out.
-    ``arguments`` are those of a command, to be recorded.
+    ``arguments`` are those of a command, to be recorded. ``report`` is told how it goes on; without
+    one a notebook shows bars, and anything else nothing.
 
     A slide that fails is reported and the others go on, unless ``on_error`` is ``stop``.
     Ctrl-C and SIGTERM let running blocks end; then `Interrupted`, a `KeyboardInterrupt`, is
@@ -73,7 +76,7 @@ def run(
     """
     config = config if isinstance(config, RunConfig) else load_config(config, overrides)
     join_as_worker(config.cluster)
-    terminal = report or Silence()
+    terminal = report or (Following() if in_notebook() else Silence())
     make_demo(config, terminal)
     every, recipe = jobs(config), Recipe.of(config)
     todo = every if shard is None else shard_of(every, shard)

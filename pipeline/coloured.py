@@ -25,7 +25,7 @@ NO_PROFILE = "it has no ICC profile for colour.icc: apply, so that its colours a
 _TRANSFORMS = 16
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Coloured(Recoloured):
     """A level whose colours are corrected.
 

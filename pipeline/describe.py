@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["as_html", "as_text", "png_bytes"]
+__all__ = ["SIDE", "Picture", "as_html", "as_text", "png_bytes"]
 
 
 def as_text(title: str, facts: Mapping[str, str], rows: Sequence[str] = ()) -> str:
@@ -27,46 +27,59 @@ def as_text(title: str, facts: Mapping[str, str], rows: Sequence[str] = ()) -> s
     return "\n".join([*lines, *(f"  {row}" for row in rows)])
 
 
+Picture = NDArray[np.uint8]
+"""Pixels ``(y, x, 3)``, or with alpha ``(y, x, 4)``."""
+
+SIDE = 256
+"""The longest side of a picture, in pixels of the screen."""
+
+
 def as_html(
     title: str,
     facts: Mapping[str, str],
-    table: Sequence[Sequence[str]] = (),
-    picture: NDArray[np.uint8] | None = None,
+    table: Sequence[Sequence[str | Picture | None]] = (),
+    picture: Picture | None = None,
 ) -> str:
     """Give the same as a self-contained piece of HTML: facts, a table, a picture.
 
-    ``table``'s first row is its head. Every text is escaped; ``picture`` is ``(y, x, 3)``
-    uint8 and is embedded.
+    ``table``'s first row is its head; a cell is a text or a picture. Every text is escaped, every
+    picture embedded. No colour is set: it has those of the page around it, light or dark.
     """
-    escape = html.escape
     body = "".join(
-        f"<tr><th style='text-align:left'>{escape(key)}</th>"
-        f"<td style='text-align:left'>{escape(text)}</td></tr>"
+        f"<tr><th style='text-align:left'>{html.escape(key)}</th>"
+        f"<td style='text-align:left;overflow-wrap:anywhere'>{html.escape(text)}</td></tr>"
         for key, text in facts.items()
     )
-    parts = [f"<table>{body}</table>"]
+    parts = [f"<table style='color:inherit'>{body}</table>"] if facts else []
     if table:
-        head, *rows = table
-        lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"]
-        lines += [
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+        rows = [
+            f"<tr>{''.join(f'<{tag}>{_cell(cell)}</{tag}>' for cell in row)}</tr>"
+            for row, tag in zip(table, ("th", *("td",) * (len(table) - 1)), strict=True)
         ]
-        parts.append(f"<table>{''.join(lines)}</table>")
-    image = ""
-    if picture is not None:
-        data = base64.b64encode(png_bytes(picture)).decode()
-        image = (
-            f"<img alt='{escape(title, quote=True)}' style='max-width:256px;max-height:256px' "
-            f"src='data:image/png;base64,{data}'>"
-        )
+        parts.append(f"<table style='color:inherit'>{''.join(rows)}</table>")
+    image = "" if picture is None else _image(title, picture, SIDE)
     return (
-        f"<div><b>{escape(title)}</b><div style='display:flex;gap:1.5em;align-items:flex-start'>"
-        f"{image}<div>{''.join(parts)}</div></div></div>"
+        f"<div><b>{html.escape(title)}</b><div style='display:flex;flex-wrap:wrap;gap:1.5em;"
+        f"align-items:flex-start'>{image}<div>{''.join(parts)}</div></div></div>"
     )
 
 
-def png_bytes(picture: NDArray[np.uint8]) -> bytes:
-    """Encode ``(y, x, 3)`` uint8 as PNG."""
+def _cell(cell: str | Picture | None) -> str:
+    if cell is None:
+        return ""
+    return html.escape(cell) if isinstance(cell, str) else _image("", cell, SIDE // 4)
+
+
+def _image(title: str, picture: Picture, side: int) -> str:
+    data = base64.b64encode(png_bytes(picture)).decode()
+    return (
+        f"<img alt='{html.escape(title, quote=True)}' "
+        f"style='max-width:{side}px;max-height:{side}px' src='data:image/png;base64,{data}'>"
+    )
+
+
+def png_bytes(picture: Picture) -> bytes:
+    """Encode ``(y, x, 3)`` or ``(y, x, 4)`` uint8 as PNG."""
     out = io.BytesIO()
     Image.fromarray(picture).save(out, format="PNG")
     return out.getvalue()

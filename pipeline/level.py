@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.arrays import BLOCK, AsArrays, read_beyond
+from pipeline.describe import as_html
 from pipeline.errors import SlideError
 from pipeline.geometry import Box, Shape
 from pipeline.handles import Pool
@@ -116,7 +117,7 @@ class LevelLike(Source, Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Level(AsArrays):
     """One stored resolution of a slide, or the part of it that the slide is cropped to.
 
@@ -245,3 +246,17 @@ class Levels(Sequence[da.Array]):
 
     def __repr__(self) -> str:
         return "\n".join(f"{i}: {array!r}" for i, array in enumerate(self))
+
+    def _repr_html_(self) -> str:
+        head = ("level", "size", "downsample", "tile", "chunks")
+        rows = [
+            (
+                str(level.index),
+                f"{level.plane[1]} x {level.plane[0]}",
+                f"{level.downsample[1]:g}",
+                f"{level.tile[1]} x {level.tile[0]}",
+                f"{array.chunksize[1]} x {array.chunksize[0]}",
+            )
+            for level, array in zip(self._levels, self, strict=True)
+        ]
+        return as_html("Levels, each a lazy dask array (y, x, 3)", {}, [head, *rows])

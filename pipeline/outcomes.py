@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Protocol
 
+from pipeline.describe import as_html, as_text
 from pipeline.manifest.jobs import Job
 
-__all__ = ["STATES", "Observers", "Report", "Silence", "SlideOutcome", "Summary"]
+__all__ = [
+    "STATES",
+    "Observers",
+    "Report",
+    "Silence",
+    "SlideOutcome",
+    "Summary",
+    "describe_outcome",
+]
+
+_MOST_ROWS = 50
 
 STATES = ("pending", "running", "done", "partial", "failed", "refused")
 """What a slide of a run can be."""
@@ -42,7 +54,7 @@ class SlideOutcome:
     identity: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Summary:
     """What became of a run; ``signal`` is the one that ended it early.
 
@@ -60,6 +72,58 @@ class Summary:
     def complete(self) -> bool:
         """Whether every block of every slide is done, and all is made that was asked for."""
         return not self.broken and all(outcome.state == "done" for outcome in self.outcomes)
+
+    @property
+    def headline(self) -> str:
+        """How many slides are done, how many are not, and how long it took."""
+        states = [outcome.state for outcome in self.outcomes]
+        counts = Counter(state for state in states if state != "done")
+        others = "".join(f", {count} {state}" for state, count in sorted(counts.items()))
+        done = f"{states.count('done')} of {len(states)} slides done"
+        return f"{done}{others} in {self.seconds:.1f} s"
+
+    def table(self) -> list[tuple[str, ...]]:
+        """Say per slide, under a head: id, state, blocks in each state, seconds, reason."""
+        head = ("slide", "state", "analysed", "background", "failed", "seconds", "reason")
+        return [head, *(_row(outcome) for outcome in self.outcomes)]
+
+    def __repr__(self) -> str:
+        facts = {"results": self.directory, "slides": self.headline}
+        return as_text("Run", facts, [describe_outcome(each) for each in self._listed])
+
+    def _repr_html_(self) -> str:
+        facts = {"results": self.directory, "slides": self.headline}
+        head, *rows = self.table()
+        if len(rows) > _MOST_ROWS:
+            facts["more"] = f"{len(rows) - _MOST_ROWS} slides; status.csv of the results has all"
+        return as_html("Run", facts, [head, *rows[:_MOST_ROWS]])
+
+    @property
+    def _listed(self) -> tuple[SlideOutcome, ...]:
+        return self.outcomes[:_MOST_ROWS]
+
+
+def describe_outcome(outcome: SlideOutcome) -> str:
+    """Say in a line what became of a slide."""
+    if outcome.state in ("failed", "refused"):
+        return f"{outcome.job.slide_id}: {outcome.state}: {outcome.reason}"
+    if outcome.state == "pending":
+        return f"{outcome.job.slide_id}: not ended; what is stored stays"
+    text = (
+        f"{outcome.job.slide_id}: {outcome.state}: {outcome.analysed} blocks analysed, "
+        f"{outcome.background} background, {outcome.failed} failed "
+        f"({outcome.computed} computed now, {outcome.seconds:.1f} s)"
+    )
+    return f"{text}: {outcome.reason}" if outcome.reason else text
+
+
+def _row(outcome: SlideOutcome) -> tuple[str, ...]:
+    counts = (outcome.analysed, outcome.background, outcome.failed)
+    return (
+        *(outcome.job.slide_id, outcome.state),
+        *(str(count) for count in counts),
+        *(f"{outcome.seconds:.1f}", outcome.reason),
+    )
 
 
 class Report(Protocol):

@@ -11,9 +11,11 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import planned
 from pipeline.arrange import arrays, tables
 from pipeline.blocks import decided_block
 from pipeline.coloured import NO_PROFILE, coloured
+from pipeline.describe import as_html, as_text
 from pipeline.finish import Placing, Together, finish_block
 from pipeline.geometry import Grid, Index, ceil_div
 from pipeline.lazy import map_blocks, read_blocks, write_blocks
@@ -44,7 +46,7 @@ from pipeline.underway import Work
 __all__ = ["Options", "Plan", "Tissue", "plan_slide", "predict"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """Everything that will be done for one slide.
 
@@ -203,6 +205,13 @@ class Plan:
         index = self.selection.pixels(stride, failed)
         corners = index * np.array(array.step) + np.array(self.layout.origin)
         return index, np.ascontiguousarray(corners[:, ::-1], np.float64)
+
+    def __repr__(self) -> str:
+        return as_text(f"Plan of {self.slide.name}", planned.facts_of(self))
+
+    def _repr_html_(self) -> str:
+        picture, why = planned.picture_of(self)
+        return as_html(f"Plan of {self.slide.name}", planned.facts_of(self) | why, picture=picture)
 
     def _cropped(self) -> dict[str, Any]:
         crop = self.slide.crop

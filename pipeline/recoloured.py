@@ -16,7 +16,7 @@ from pipeline.level import Level, LevelLike, SlideRef
 __all__ = ["Recoloured"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Recoloured(AsArrays):
     """A level in other colours: a `pipeline.level.LevelLike`, once `settings` and `converted` are.
 

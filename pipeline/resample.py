@@ -27,7 +27,7 @@ _SLIVER = 1e-6  # of a pixel: less of the slide than that makes no pixel of its 
 _STRIP_PIXELS = 2**22  # stored pixels that are read at once: as many as an ordinary block has
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Resampled(AsArrays):
     """A virtual level, made of the ``stored`` one: a `pipeline.level.LevelLike`.
 

@@ -28,7 +28,7 @@ class Stain:
     remarks: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Normalised(Recoloured):
     """A level stained as ``target``, which is stained as ``source``."""
 

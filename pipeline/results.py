@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from os import PathLike
 
 from pipeline import places
-from pipeline.describe import as_html, as_text
+from pipeline.describe import SIDE, Picture, as_html, as_text
 from pipeline.errors import DamagedStoreError, StoreError
+from pipeline.glance import picture_or_why
 from pipeline.stored import ENDING, StoredSlide, open_stored
 from pipeline.urls import join, stem
 
@@ -16,6 +17,9 @@ __all__ = ["CONFIG", "ENDING", "Results", "StoredSlide", "open_results", "open_s
 
 CONFIG = "config.yaml"
 """The run file as it was understood: where it is, a run has begun."""
+
+_MOST_ROWS, _MOST_PICTURES = 50, 12
+"""What a notebook shows of a cohort: it stays quick, and one page."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,19 @@ class Results(Mapping[str, StoredSlide]):
         return as_text(f"Results {self.directory}", states)
 
     def _repr_html_(self) -> str:
-        return as_html(f"Results {self.directory}", {}, self.table())
+        head, *rows = self.table()
+        shown, left = rows[:_MOST_ROWS], len(rows) - _MOST_ROWS
+        table: list[list[str | Picture | None]] = [["", *head]]
+        table += [
+            [self._small(row[0]) if i < _MOST_PICTURES else None, *row]
+            for i, row in enumerate(shown)
+        ]
+        facts = {"more": f"{left} slides; table() has all"} if left > 0 else {}
+        return as_html(f"Results {self.directory}", facts, table)
+
+    def _small(self, slide_id: str) -> Picture | None:
+        slide = self.slides.get(slide_id)
+        return None if slide is None else picture_or_why(slide, SIDE // 4)[0]
 
 
 def open_results(directory: str | PathLike[str]) -> Results:

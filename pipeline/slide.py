@@ -19,6 +19,7 @@ from pipeline.describe import as_html, as_text
 from pipeline.errors import SlideError
 from pipeline.geometry import Box, Shape
 from pipeline.level import Level, LevelLike, Levels, SlideRef, slides
+from pipeline.looks import preview_or_why
 from pipeline.readers import Metadata, Mpp
 from pipeline.readers.choose import AUTO, choose
 from pipeline.readers.ranges import locate
@@ -238,7 +239,8 @@ class Slide:
         return as_text(f"Slide {self.name}", self.facts(), lines)
 
     def _repr_html_(self) -> str:
-        return as_html(f"Slide {self.name}", self.facts(), self.level_table(), self.thumbnail(256))
+        picture, why = preview_or_why(self.level(0))
+        return as_html(f"Slide {self.name}", self.facts() | why, self.level_table(), picture)
 
 
 def open_slide(path: str | PathLike[str], *, reader: str = AUTO, crop: bool = True) -> Slide:

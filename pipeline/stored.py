@@ -10,6 +10,8 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import glance
+from pipeline.describe import as_html, as_text
 from pipeline.errors import StoreError
 from pipeline.lazy import sliceable
 from pipeline.ngff import Placement
@@ -33,7 +35,7 @@ ENDING = ".zarr"
 """What the name of a slide's store ends with."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StoredSlide:
     """One slide's results.
 
@@ -221,6 +223,13 @@ class StoredSlide:
             "sessions": self.seen.attributes.get("sessions", []),
             "settings": self.seen.settings,
         }
+
+    def __repr__(self) -> str:
+        return as_text(f"Results of {self.slide_id}", glance.facts_of(self))
+
+    def _repr_html_(self) -> str:
+        picture, why = glance.picture_or_why(self)
+        return as_html(f"Results of {self.slide_id}", glance.facts_of(self) | why, picture=picture)
 
 
 def open_stored(path: str) -> StoredSlide | None:

@@ -6,6 +6,7 @@ One module for each kind; what listens on more than loopback asks for certificat
 from __future__ import annotations
 
 import contextlib
+import html
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from pipeline.clusters.remote import client_at, client_of_file
 from pipeline.clusters.waiting import Waiting
 from pipeline.config.values import duration_seconds
 from pipeline.manned import NO_WORKERS
+from pipeline.notebook import Shown, in_notebook
 from pipeline.runfile import cluster_config
 
 if TYPE_CHECKING:
@@ -43,13 +45,23 @@ def cluster(kind: str = "local", **settings: Any) -> Iterator[Client | None]:
     ``kind`` is ``threads`` (no cluster, None is given), ``local`` (a `LocalCluster` on
     127.0.0.1), ``slurm`` (workers in jobs), ``slurm-runner`` (the tasks of one job), ``address``
     or ``scheduler_file`` (a scheduler that runs already). ``settings`` are those of a run file's
-    block ``cluster``: ``workers``, ``memory_limit``, ``queue``, ``walltime`` ...
+    block ``cluster``: ``workers``, ``memory_limit``, ``queue``, ``walltime`` ... In a notebook the
+    link to the dashboard is shown; where that is behind a proxy, Dask's
+    ``distributed.dashboard.link`` says how it is reached.
 
     Raises `ConfigError` for another kind or setting, `ClusterError` where a scheduler does not
     answer or no worker comes.
     """
-    with cluster_of(cluster_config(kind=kind, **settings)) as client:
+    config = cluster_config(kind=kind, **settings)
+    with cluster_of(config) as client:
+        if client is not None and config.dashboard != "none" and in_notebook():
+            _show_link(client.dashboard_link)
         yield client
+
+
+def _show_link(link: str) -> None:
+    address = html.escape(link, quote=True)
+    Shown(f"dashboard: <a href='{address}' target='_blank'>{address}</a>", f"dashboard: {link}")
 
 
 @contextmanager

@@ -10,10 +10,15 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import dask
+
 if TYPE_CHECKING:
     from pipeline.config import ClusterConfig
 
 __all__ = ["dashboard_notes", "links"]
+
+_LINK = "distributed.dashboard.link"
+_DASKS_OWN = "{scheme}://{host}:{port}/status"
 
 _OWN = ("local", "slurm", "slurm-runner")
 
@@ -44,11 +49,14 @@ def dashboard_notes(
 def links(settings: ClusterConfig) -> dict[str, str]:
     """Give what dask's config says of links to the dashboard, so that they lead to it.
 
-    Dask makes them of the scheduler's address, at which a dashboard on loopback is not.
+    Dask makes them of the scheduler's address, at which a dashboard on loopback is not. What
+    the user's own config says of it, behind a hub say, is left.
     """
+    if dask.config.get(_LINK, _DASKS_OWN) != _DASKS_OWN:
+        return {}
     if settings.kind not in ("slurm", "slurm-runner") or not _on_loopback(settings.dashboard):
         return {}
-    return {"distributed.dashboard.link": "{scheme}://127.0.0.1:{port}/status"}
+    return {_LINK: "{scheme}://127.0.0.1:{port}/status"}
 
 
 def _on_loopback(where: str) -> bool:

@@ -19,10 +19,10 @@ from rich.progress import (
 )
 
 from pipeline.manifest.jobs import Job
-from pipeline.outcomes import SlideOutcome, Summary
+from pipeline.outcomes import SlideOutcome, Summary, describe_outcome
 from pipeline.work import Watch
 
-__all__ = ["Bars", "Lines", "describe_outcome", "report_for", "watching"]
+__all__ = ["Bars", "Lines", "report_for", "watching"]
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -50,20 +50,6 @@ def watching(console: Console, name: str) -> Iterator[Watch]:
             progress.update(task, completed=finished, total=total)
 
         yield tell
-
-
-def describe_outcome(outcome: SlideOutcome) -> str:
-    """Say in a line what became of a slide."""
-    if outcome.state in ("failed", "refused"):
-        return f"{outcome.job.slide_id}: {outcome.state}: {outcome.reason}"
-    if outcome.state == "pending":
-        return f"{outcome.job.slide_id}: not ended; what is stored stays"
-    text = (
-        f"{outcome.job.slide_id}: {outcome.state}: {outcome.analysed} blocks analysed, "
-        f"{outcome.background} background, {outcome.failed} failed "
-        f"({outcome.computed} computed now, {outcome.seconds:.1f} s)"
-    )
-    return f"{text}: {outcome.reason}" if outcome.reason else text
 
 
 def _bars(console: Console) -> Progress:

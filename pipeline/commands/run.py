@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
@@ -67,9 +66,7 @@ def _ended(summary: Summary) -> Iterator[str]:
     outcomes = summary.outcomes
     done = [outcome for outcome in outcomes if outcome.state == "done"]
     left = [outcome for outcome in outcomes if outcome.state != "done"]
-    counts = Counter(outcome.state for outcome in left)
-    others = "".join(f", {count} {state}" for state, count in sorted(counts.items()))
-    yield f"{len(done)} of {len(outcomes)} slides done{others} in {summary.seconds:.1f} s"
+    yield summary.headline
     made = [path for outcome in outcomes[:_MOST_LISTED] for path in outcome.made]
     yield from (f"  {path}" for path in made)
     yield from (f"  {path}" for path in summary.made)

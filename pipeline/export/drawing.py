@@ -16,6 +16,7 @@ from matplotlib.patheffects import withStroke
 
 from pipeline.geometry import Box
 from pipeline.ngff import Placement
+from pipeline.pictures import limits_of
 from pipeline.results import StoredSlide
 from pipeline.store import Coverage
 from pipeline.tissue import resample_mask
@@ -45,7 +46,6 @@ INK, FAINT = "#1a1a1a", "#b0b0b0"
 HEAT_PIXELS = 1500
 """A finer heat map or thumbnail shows no more at this size."""
 
-_HIGHEST_PERCENTILE = 99.5  # a few bright pixels must not make all others dark
 _OUTLINE_PIXELS = 1500  # a finer mask is thinned: lines cannot show more
 
 
@@ -111,18 +111,6 @@ def area_of(place: Placement, array: NDArray[Any], mpp: tuple[float, float]) -> 
         array.shape[0] * place.scale[0],
         array.shape[1] * place.scale[1],
     )
-
-
-def limits_of(scores: NDArray[np.float32], score_range: tuple[float, float]) -> tuple[float, float]:
-    """Give the ends of the colours: the least score there can be, and nearly the highest there is.
-
-    At least a twentieth of the range, or noise would be drawn as findings.
-    """
-    low, high = score_range
-    if scores.size == 0:
-        return score_range
-    top = float(np.percentile(scores, _HIGHEST_PERCENTILE))
-    return (low, min(max(top, low + (high - low) / 20), high))
 
 
 def scale_bar_um(width_um: float) -> float:

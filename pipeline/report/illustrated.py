@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.export.drawing import HEAT_PIXELS, OverviewImage, area_of, limits_of, with_heat
+from pipeline.export.drawing import HEAT_PIXELS, OverviewImage, area_of, with_heat
 from pipeline.geometry import Box
 from pipeline.ngff import PALETTE
+from pipeline.pictures import limits_of
 from pipeline.report.numbers import MOST_POINTS, Objects, extent_um, kept_block_um
 from pipeline.report.pictures import (
     COVERAGE_COLOURS,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.report.sections import Section
-    from pipeline.results import StoredSlide
+from pipeline.results import StoredSlide
 
 __all__ = ["Figure", "Swatch", "figures", "small"]
 

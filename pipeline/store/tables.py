@@ -130,8 +130,10 @@ def table_names(path: str) -> list[str]:
     return [name for name in places.names(f"{path}/{FOLDER}") if name != "zarr.json"]
 
 
-def read_parts(path: str, name: str) -> Iterator[pa.Table]:
+def read_parts(path: str, name: str, rows: range | None = None) -> Iterator[pa.Table]:
     """Give the parts of a table, one after another, by row and column of their blocks.
+
+    ``rows`` are those of the blocks that are wanted, all by default.
 
     Raises `StoreError` where there is no such table, or a part is damaged.
     """
@@ -141,7 +143,8 @@ def read_parts(path: str, name: str) -> Iterator[pa.Table]:
         raise StoreError(f"{path}: no table of objects called {name}; there is {there}")
     table = StoredTable(path, name, Grid((0, 0), 1))
     for index in indices:
-        yield read_part(table, index)
+        if rows is None or index[0] in rows:
+            yield read_part(table, index)
 
 
 def read_part(table: StoredTable, index: Index) -> pa.Table:
