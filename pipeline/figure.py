@@ -209,7 +209,8 @@ def _draw_scale_bar(axes: Axes, view: View) -> None:
     length = scale_bar_um(right - left)
     inset, height = (right - left) * 0.03, (bottom - top) * 0.012
     at = (right - inset - length, bottom - inset - height)
-    bar = Rectangle(at, length, height, facecolor=_INK, edgecolor="white", gid="scale bar")
+    bar = Rectangle(at, length, height, facecolor=_INK, linewidth=0, gid="scale bar")
+    bar.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
     axes.add_patch(bar)
     words = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} {UM}"
     text = axes.text(at[0] + length / 2, at[1] - height, words, ha="center", va="bottom", size=9)

@@ -85,7 +85,9 @@ class _Sight:
 
     @classmethod
     def of(cls, stored: StoredSlide, side: int) -> _Sight:
-        scale, shape = stored.tissue_placement.scale, stored.tissue.shape
+        shape, scale = stored.provenance.get("slide", {}).get("shape"), stored.level0_mpp
+        if shape is None:  # the mask covers all of it, and less than a pixel more
+            shape, scale = stored.tissue.shape, stored.tissue_placement.scale
         height, width = (n * um for n, um in zip(shape, scale, strict=True))
         ratio = side / max(height, width)
         rows, columns = (max(round(um * ratio), 1) for um in (height, width))
