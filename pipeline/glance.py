@@ -17,7 +17,7 @@ from pipeline.geometry import Box
 from pipeline.ngff import Placement
 from pipeline.pictures import laid_over, limits_of
 from pipeline.store import Coverage, StoredArray, read_placements, stored_outputs
-from pipeline.store.stored import read_colours
+from pipeline.store.labels import read_colours
 
 if TYPE_CHECKING:
     from pipeline.stored import StoredSlide
@@ -131,7 +131,7 @@ def _classes(stored: StoredSlide, sight: _Sight, name: str) -> NDArray[np.float6
     values = outputs[level].read(Box(0, 0, *outputs[level].plane))[0]
     labels = sight.of_array(values, placements[level])
     table = np.zeros((256, 4))
-    for value, colour in read_colours(path).items():
+    for value, colour in read_colours(stored.path, name).items():
         table[value] = (*(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)), 0.8)
     colours: NDArray[np.float64] = table[labels]
     return colours

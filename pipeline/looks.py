@@ -75,7 +75,7 @@ def preview(level: LevelLike, size: int = SIDE) -> NDArray[np.uint8] | None:
     ratio = min(size / max(height, width), 1.0)
     columns, rows = (max(round(n * ratio), 1) for n in (width, height))
     image = Image.fromarray(pixels)
-    return np.asarray(image.resize((columns, rows), Image.Resampling.BOX, box=part))
+    return np.asarray(image.resize((columns, rows), Image.Resampling.BILINEAR, box=part))
 
 
 Part = tuple[float, float, float, float]

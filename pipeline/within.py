@@ -17,8 +17,8 @@ from pipeline.crop import Region
 from pipeline.geometry import Box
 from pipeline.ngff import PALETTE, Placement
 from pipeline.objects.outlines import shapely_module
-from pipeline.store import Coverage, StoredArray, read_placements, stored_outputs
-from pipeline.store.stored import read_colours
+from pipeline.store import Coverage, read_placements, stored_outputs
+from pipeline.store.labels import read_colours
 from pipeline.store.tables import read_parts
 from pipeline.tissue import resample_mask
 
@@ -79,20 +79,17 @@ def scores_in(stored: StoredSlide, name: str, channel: str, region: Region, size
 
     Raises `StoreError` where they cannot be read.
     """
-    array, values, covered = _read(stored, stored.folder_of(name), region, size)
-    low, high = stored.provenance["settings"][f"model.range.{name}"]
-    scores = values[stored.channels_of(name).index(channel)].astype(np.float32)
-    if array.dtype.kind == "u":
-        scores = low + scores * np.float32((high - low) / 255)
+    values, covered = _read(stored, stored.folder_of(name), region, size)
+    scores = stored.as_scores(values[stored.channels_of(name).index(channel)], name)
     scores[~_analysed(stored, stored.folder_of(name), covered, scores.shape)] = np.nan
-    return Raster(channel, scores, covered, limits=(low, high))
+    return Raster(channel, scores, covered, limits=stored.range_of(name))
 
 
 def labels_in(stored: StoredSlide, name: str, region: Region, size: int) -> Raster:
     """Give the labels of an output; see `scores_in`."""
     folder = stored.folder_of(name)
-    _, values, covered = _read(stored, folder, region, size)
-    colours = read_colours(f"{stored.path}/{folder}")
+    values, covered = _read(stored, folder, region, size)
+    colours = read_colours(stored.path, name)
     classes = tuple(
         (value, meaning, colours[value]) for value, meaning in stored.classes(name).items()
     )
@@ -153,7 +150,7 @@ def _rows_of_blocks(stored: StoredSlide, region: Region) -> range:
 
 def _read(
     stored: StoredSlide, folder: str, region: Region, size: int
-) -> tuple[StoredArray, NDArray[Any], Region]:
+) -> tuple[NDArray[Any], Region]:
     """Give values ``(c, y, x)`` of the coarsest level that has ``size`` in a region, and where."""
     arrays = stored_outputs(stored.path, folder)
     placed = [
@@ -165,7 +162,7 @@ def _read(
     index = max(fine, default=0)
     step, origin = placed[index]
     box = region.box(step, origin).clipped(arrays[index].plane)
-    return arrays[index], arrays[index].read(box), _covered(box, step, origin)
+    return arrays[index].read(box), _covered(box, step, origin)
 
 
 def _covered(box: Box, step: tuple[float, float], origin: tuple[float, float]) -> Region:

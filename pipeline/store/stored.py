@@ -15,7 +15,6 @@ from pipeline.store.array import StoredArray
 from pipeline.store.damage import tells_the_store
 
 __all__ = [
-    "read_colours",
     "read_coverage",
     "read_placements",
     "read_tissue",
@@ -69,16 +68,6 @@ def read_placements(path: str) -> tuple[Placement, ...]:
         Placement.parse(dataset["coordinateTransformations"])
         for dataset in ome["multiscales"][0]["datasets"]
     )
-
-
-@tells_the_store
-def read_colours(path: str) -> dict[int, str]:
-    """Give the colour of each value of the label image at ``path``, as #rrggbb."""
-    ome: Any = zarr.open_group(zarr_at(path), mode="r").attrs["ome"]
-    return {
-        each["label-value"]: "#{:02x}{:02x}{:02x}".format(*each["rgba"])
-        for each in ome["image-label"]["colors"]
-    }
 
 
 @tells_the_store
