@@ -24,6 +24,7 @@ from pipeline.readers.tiff import TiffReader
 from pipeline.results import Results, open_results
 from pipeline.showing import show
 from pipeline.slide import Slide, open_slide
+from pipeline.store import StoredTable, tables
 from pipeline.stored import StoredSlide
 from pipeline.within import objects_in
 from tests.test_looks import pictures
@@ -177,6 +178,13 @@ def test_the_level_is_chosen_by_the_size_of_the_figure(
     assert asked == [(0, Box(300, 200, 80, 100))]
 
 
+def test_a_crop_says_what_it_covers_to_the_pixel_of_its_level(slide: Slide) -> None:
+    pixels, covered, level = crop(slide, Region(405, 307, 400, 320), 100)
+    assert level.index == 1
+    assert covered == Region(404, 304, 404, 324)
+    np.testing.assert_array_equal(pixels, level.read(Box(76, 101, 81, 101)))
+
+
 def test_a_level_that_is_too_fine_is_read_strip_by_strip(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,13 +212,14 @@ def test_a_level_that_is_too_fine_is_read_strip_by_strip(
 def test_only_parts_that_can_hold_objects_of_a_region_are_read(
     stored: StoredSlide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.store import tables
-
     read: list[tuple[int, int]] = []
     read_part = tables.read_part
-    monkeypatch.setattr(
-        tables, "read_part", lambda table, index: (read.append(index), read_part(table, index))[1]
-    )
+
+    def collecting(table: StoredTable, index: tuple[int, int]) -> Any:
+        read.append(index)
+        return read_part(table, index)
+
+    monkeypatch.setattr(tables, "read_part", collecting)
     everything = objects_in(stored, "nuclei", Region(0, 0, 1500, 1200))
     assert sum(each.count for each in everything) == stored.objects("nuclei").num_rows
     read.clear()
