@@ -43,10 +43,11 @@ def test_every_level_of_the_heat_map_is_the_stores(heat: Path, demo_results: Pat
         (series,) = file.series
         assert len(series.levels) == 3
         assert (series.kind, series.axes) == ("ome", "YX")
-        for written, stored in zip(series.levels, levels, strict=True):
+        for number, (written, stored) in enumerate(zip(series.levels, levels, strict=True)):
             np.testing.assert_array_equal(written.asarray(), stored[0].compute())
             page = written.keyframe
             assert (page.tilelength, page.tilewidth) == (512, 512)
+            assert page.resolution == pytest.approx([1e4 / (0.5 * 2**number)] * 2)
             assert page.compression == tifffile.COMPRESSION.ADOBE_DEFLATE
         assert len(file.pages) == 1, "the coarser levels are SubIFDs"
         assert len(file.pages[0].subifds or ()) == 2

@@ -57,3 +57,16 @@ def test_a_web_server_holds_no_results(web: Web) -> None:
         places.write_whole(f"{web.url}/a", b"x")
     with pytest.raises(OSError, match="a web server does not list its files"):
         places.names(web.url)
+
+
+def test_what_is_written_piece_by_piece_is_there_whole_or_as_it_was(place: str) -> None:
+    file, content = join(place, "large.bin"), bytes(range(256)) * 2**16
+    with places.written(file) as local:
+        local.write_bytes(content)
+        assert not places.exists(file)
+    assert places.read(file) == content, "16 MiB go to a bucket in parts"
+    with pytest.raises(RuntimeError), places.written(file) as local:  # noqa: PT012
+        local.write_bytes(b"half")
+        raise RuntimeError
+    assert places.read(file) == content
+    assert places.names(place) == ["large.bin"]
