@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import shapely
 
+import pipeline
 from pipeline.demo import read_truth
 from pipeline.errors import MissingExtraError
 from pipeline.export import export
@@ -30,9 +32,12 @@ def test_nuclei_and_scores_lie_where_the_truth_is(
 ) -> None:
     spatialdata = pytest.importorskip("spatialdata", reason="spatialdata is not installed")
     truth = read_truth(demo_slide)
+    results = Path(shutil.copytree(demo_results, tmp_path / "results"))
+    there = {each.name for each in results.iterdir()}
     for _ in range(2):  # the second replaces the first
-        (path,) = export("spatialdata", str(demo_results / "demo.zarr"), output=str(tmp_path))
-    assert [each.name for each in tmp_path.iterdir()] == ["demo.spatialdata.zarr"]
+        (path,) = export("spatialdata", str(results / "demo.zarr"))
+    assert {each.name for each in results.iterdir()} == there | {"demo.spatialdata"}
+    assert not pipeline.open_results(results).unopened, "it is taken for no store of ours"
     read = spatialdata.read_zarr(path)
     nuclei = spatialdata.transform(read["nuclei"], to_coordinate_system="um")
     middles = shapely.get_coordinates(shapely.centroid(nuclei.geometry.to_numpy()))

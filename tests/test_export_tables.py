@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import geopandas
@@ -11,6 +12,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import shapely
+import yaml
 
 import pipeline
 from pipeline.demo import read_truth
@@ -18,6 +20,7 @@ from pipeline.errors import StoreError
 from pipeline.export import export
 from tests import exported
 from tests.test_object_runs import f1
+from tests.toys import noise, spoil_first_tile, write_tiff
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +105,6 @@ def test_of_dense_scores_alone_there_is_no_table(demo_slide: Path, tmp_path: Pat
 
 
 def test_a_slide_without_tissue_has_a_table_without_rows(tmp_path: Path) -> None:
-    from tests.toys import write_tiff
-
     white = np.full((600, 700, 3), 255, np.uint8)
     slide = write_tiff(tmp_path / "white.tiff", white)
     settings = f"slides: {slide}\nmodel: builtin:nuclei-objects\ncluster: {{kind: threads}}\n"
@@ -113,3 +114,23 @@ def test_a_slide_without_tissue_has_a_table_without_rows(tmp_path: Path) -> None
     assert len(geopandas.read_parquet(*export("parquet", store))) == 0
     assert len(pd.read_csv(*export("csv", store))) == 0
     assert json.loads(Path(*export("geojson", store)).read_text())["features"] == []
+
+
+def test_patches_of_a_block_that_failed_have_no_row(
+    toy_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    spoil_first_tile(write_tiff(tmp_path / "a.tiff", noise(200, 300)))
+    settings = {
+        "slides": str(tmp_path / "a.tiff"),
+        "model": str(toy_model("per_patch")),
+        "output": {"directory": "results", "block": 128},
+        "tissue": {"method": "none"},
+        "cluster": {"kind": "threads"},
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    assert not pipeline.run(tmp_path / "run.yaml").complete
+    (path,) = export("csv", str(tmp_path / "results" / "a.zarr"))
+    read = pd.read_csv(path)
+    in_the_first = (read["x"] < 128) & (read["y"] < 128)
+    assert not in_the_first.any()
+    assert len(read) == 7 * 10 - 4 * 4

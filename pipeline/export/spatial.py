@@ -1,9 +1,11 @@
-"""A slide's results as SpatialData: ``<slide_id>.spatialdata.zarr``, a folder.
+"""A slide's results as SpatialData: ``<slide_id>.spatialdata``, a folder.
 
 Scores are images, labels label images, both with a pyramid; objects and regions that have outlines
 are shapes, each with a table of what else is known of them, those that are points are points.
 All lie in the coordinate systems ``global``, level-0 pixels, and ``um``, micrometres. SpatialData
 holds shapes and points in memory, and writes to a disk alone, to no bucket.
+
+The folder does not end in ``.zarr``, as stores do: it lies beside them and is none.
 
 With the extra ``[spatialdata]``, which brings an older Dask (0.7.3 goes with 2026.1.1). Not before
 0.7.3: with ome-zarr 0.14 and later that cannot write (github.com/scverse/spatialdata/issues/1090).
@@ -35,7 +37,7 @@ def export(made: Exporting) -> Iterator[str]:
     Raises `MissingExtraError` without spatialdata, `StoreError` where it cannot be written or
     there is nothing that it holds.
     """
-    engine, path = _engine(), made.path("spatialdata.zarr")
+    engine, path = _engine(), made.path("spatialdata")
     if is_url(path):
         raise StoreError(f"{path}: SpatialData is written to a disk; let --output name a folder")
     kinds = made.stored.kinds
