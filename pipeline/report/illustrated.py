@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.report.sections import Section
-from pipeline.results import StoredSlide
+    from pipeline.results import StoredSlide
 
 __all__ = ["Figure", "Swatch", "figures", "small"]
 
