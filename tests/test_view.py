@@ -150,6 +150,7 @@ def test_objects_of_a_block_come_with_their_outlines(results: Path) -> None:
             for i in range(min(len(block.x), 5)):
                 ring = block.points[slice(*block.starts[i : i + 2])]
                 assert block.owners[i] == i
+                np.testing.assert_array_equal(ring[0], ring[-1])
                 assert (ring.min(axis=0) <= (block.x[i], block.y[i])).all()
                 assert (ring.max(axis=0) >= (block.x[i], block.y[i])).all()
     assert there == len(table) > 100

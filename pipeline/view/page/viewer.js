@@ -174,6 +174,7 @@ class Viewer {
     const first = this.camera.width === 1;
     Object.assign(this.camera, { width, height, dpr: Math.min(window.devicePixelRatio || 1, 2) });
     this.root.classList.toggle("wsi-narrow", width < 640);
+    this.root.classList.toggle("wsi-short", height < 520);
     for (const canvas of [this.canvas, this.scratch]) {
       canvas.width = Math.round(width * this.camera.dpr);
       canvas.height = Math.round(height * this.camera.dpr);
