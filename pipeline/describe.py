@@ -33,6 +33,8 @@ Picture = NDArray[np.uint8]
 SIDE = 256
 """The longest side of a picture, in pixels of the screen."""
 
+_SHORT = 32  # characters of a cell that are kept on one line: ids, sizes
+
 
 def as_html(
     title: str,
@@ -67,7 +69,10 @@ def as_html(
 def _cell(cell: str | Picture | None) -> str:
     if cell is None:
         return ""
-    return html.escape(cell) if isinstance(cell, str) else _image("", cell, SIDE // 4)
+    if not isinstance(cell, str):
+        return _image("", cell, SIDE // 4)
+    kept = "nowrap" if len(cell) <= _SHORT else "normal;text-align:left;display:block"
+    return f"<span style='white-space:{kept}'>{html.escape(cell)}</span>"
 
 
 def _image(title: str, picture: Picture, side: int) -> str:

@@ -214,7 +214,7 @@ def _draw_scale_bar(axes: Axes, view: View) -> None:
     axes.add_patch(bar)
     words = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} {UM}"
     text = axes.text(at[0] + length / 2, at[1] - height, words, ha="center", va="bottom", size=9)
-    text.set(color=_INK, path_effects=[withStroke(linewidth=2.5, foreground="white")])
+    text.set(color=_INK, bbox={"facecolor": "white", "alpha": 0.7, "pad": 1.5, "linewidth": 0})
 
 
 def _plain(name: str) -> str:

@@ -64,7 +64,8 @@ def open_console() -> Console:
     """Give the console that fits where the output goes."""
     from rich.console import Console
 
-    console = Console()
+    # A kernel of Jupyter tells what it starts to write for a terminal, and a cell is none.
+    console = Console(force_terminal=False if "JPY_PARENT_PID" in os.environ else None)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _LOG_COLUMNS
     return console
