@@ -17,7 +17,7 @@ import pytest
 from distributed import Client
 
 from pipeline.clusters import cluster, cluster_of, reported
-from pipeline.clusters.dashboard import dashboard_notes
+from pipeline.clusters.dashboard import dashboard_notes, links
 from pipeline.distributing import Distributed
 from pipeline.errors import ClusterError, ConfigError, MemoryBudgetError, SchedulerLostError
 from pipeline.manned import NO_WORKERS
@@ -183,3 +183,12 @@ def test_a_report_of_what_dask_did_needs_no_network(tmp_path: Path) -> None:
     text = page.read_text()
     assert "Dask Performance Report" in text
     assert not re.search(r"<(script|link)[^>]+(src|href)=.https?:", text)
+
+
+def test_a_link_to_the_dashboard_that_the_user_set_is_left() -> None:
+    """Behind a hub it is that of a proxy."""
+    name, own = "distributed.dashboard.link", "/user/me/proxy/{port}/status"
+    settings = cluster_config(kind="slurm", cores=1, memory="1 GiB")
+    assert links(settings) == {name: "{scheme}://127.0.0.1:{port}/status"}
+    with dask.config.set({name: own}):
+        assert links(settings) == {}
