@@ -227,6 +227,9 @@ def test_only_parts_that_can_hold_objects_of_a_region_are_read(
     assert {row for row, _ in read} <= {0, 1}
     y = stored.objects("nuclei")["y"].to_numpy()
     assert sum(each.count for each in few) == (y < 100).sum()
+    read.clear()
+    objects_in(stored, "nuclei", Region(0, 1100, 1500, 100))
+    assert {row for row, _ in read} <= {1, 2}
 
 
 @pytest.mark.parametrize(
@@ -277,7 +280,7 @@ def test_results_are_drawn_without_their_slide_and_say_so(
 
 
 def test_a_slide_of_unknown_scale_is_drawn_in_its_pixels(tmp_path: Path) -> None:
-    figure = show(open_slide(write_tiff(tmp_path / "a_$b.tif", noise(64, 96), mpp=None)))
+    figure = show(open_slide(write_tiff(tmp_path / r"a_$\x$.tif", noise(64, 96), mpp=None)))
     axes = figure.axes[0]
     assert axes.get_xlabel() == "x (level-0 px)"
     assert axes.get_xlim() == (0, 96)
