@@ -100,7 +100,7 @@ class _Questions(_Guarded):
                 raise
         else:
             self.set_header("Content-Type", found.kind)
-            await self.finish(found.content)
+            self.finish(found.content)  # not waited for: who asked may be gone by now
 
     def on_connection_close(self) -> None:
         """Leave out what nobody waits for any more, if it was not begun."""
