@@ -12,11 +12,16 @@ from typing import Any
 import dask
 import pytest
 from distributed import Client
+from hypothesis import settings
 
 from pipeline.clusters import cluster
 from pipeline.demo import write_demo
 from tests import exported, servers, toys
 from tests import slurm as slurms
+
+# How long a case takes says more of what else the machine does than of the code.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 DATA_VARIABLE = "WSI_PIPELINE_TEST_DATA"
 

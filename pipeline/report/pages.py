@@ -184,9 +184,11 @@ def _duration(seconds: float | None) -> str:
         return "\u2013"
     if seconds < 60:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, left = divmod(minutes, 60)
-    return f"{hours} h {left} min" if hours else f"{minutes} min {rest} s"
+    if seconds < 3600:
+        minutes, rest = divmod(round(seconds), 60)
+        return f"{minutes} min {rest} s"
+    hours, left = divmod(round(seconds / 60), 60)
+    return f"{hours} h {left} min"
 
 
 def _bars(histogram: Histogram) -> dict[str, Any]:
