@@ -48,7 +48,7 @@ def test_it_says_where_things_are_and_what_to_do_next(ran: tuple[Path, str]) -> 
     assert str(results / "demo.overview.png") in out
     assert str(results / "report.html") in out
     assert "1 of 1 slides done" in (results / "report.html").read_text("utf-8")
-    assert f"wsi-pipeline status {results}" in out
+    assert f"  wsi-pipeline view {results}\n  wsi-pipeline status {results}\n" in out
     assert (results / "config.yaml").is_file()
 
 

@@ -84,7 +84,8 @@ def _ended(summary: Summary) -> Iterator[str]:
             f"[{_quoted(done[0].job.slide_id)}].levels)"
         )
         yield "next:"
-        yield f"  wsi-pipeline status {shlex.quote(summary.directory)}"
+        for verb in ("view", "status"):
+            yield f"  wsi-pipeline {verb} {shlex.quote(summary.directory)}"
         yield f"  python -c {shlex.quote(look)}"
     if left or summary.broken:
         yield "not everything is done: mend what the lines above name, then run again"
