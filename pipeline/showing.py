@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from pipeline.analysed import analysed_slide
 from pipeline.crop import Region
 from pipeline.errors import ConfigError, SlideError
 from pipeline.figure import Crop, View, draw
-from pipeline.slide import Slide, open_slide
+from pipeline.slide import Slide
 from pipeline.stored import StoredSlide
 from pipeline.within import Raster, labels_in, objects_in, scores_in, tissue_in
 
@@ -73,10 +74,10 @@ def _of_results(stored: StoredSlide, slide: Slide | None) -> View:
     made_of, remark = stored.provenance["slide"], ""
     if slide is None:
         try:
-            slide = open_slide(made_of["path"], crop=made_of["crop"] is not None)
+            slide = analysed_slide(stored)
         except SlideError:
             remark = f"the slide is not at {made_of['path']}; give slide="
-    if slide is not None:
+    else:
         identity = stored.provenance["settings"]["slide.identity"]
         if slide.metadata.identity != identity:
             raise SlideError(

@@ -58,6 +58,7 @@ LAYERS = (
             "glance",
             "within",
             "figure",
+            "analysed",
             "showing",
             "stored",
             "results",

@@ -418,7 +418,7 @@ def test_where_the_slide_is_gone_its_results_are_shown(copied: Path, results: Pa
         write_tiff(slide, noise(300, 300))  # another one in its place
         assert write_report(str(copied)).drawn == 1
         part = section(parsed(copied / "report.html"), "demo")
-        assert "is not the slide that was analysed" in part.text
+        assert "is another slide than the one it was made of" in part.text
     finally:
         other.replace(slide)
     assert write_report(str(copied)).drawn == 1  # it is there again

@@ -134,6 +134,7 @@ def test_models_are_listed_with_what_a_run_file_calls_them(
 ) -> None:
     card = toy_model("per_patch", licence="MIT", version="3")
     (card.parent / "run.yaml").write_text("slides: a\nmodel: b\n", encoding="utf-8")
+    (card.parent / "folder.yaml").mkdir()
     said = command("models", "ls", card.parents[1])
     assert said.code == OK
     rows = {line.split()[0]: line for line in said.out.splitlines()}

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import places
+from pipeline.analysed import analysed_slide
 from pipeline.errors import MissingExtraError, SlideError, StoreError
-from pipeline.readers.choose import AUTO
 from pipeline.results import ENDING, StoredSlide, open_stored
-from pipeline.slide import Slide, open_slide
+from pipeline.slide import Slide
 from pipeline.urls import join
 
 __all__ = ["Exporting", "Tell", "exporting", "missing"]
@@ -40,22 +40,7 @@ class Exporting:
         Raises `StoreError` where the store does not say which it is or it was replaced since,
         `SlideError` where it cannot be opened.
         """
-        if self.given is not None:
-            return self.given
-        stored, settings = self.stored, self.stored.provenance["settings"]
-        said = stored.provenance.get("slide", {})
-        if "path" not in said:
-            raise StoreError(f"{stored.path}: does not say of which slide it is; run again")
-        # A run was told the reader, or chose it: each names what it opens in a way of its own.
-        for reader in (AUTO, settings["slide.reader"]):
-            # No more of the file than the store was made of.
-            slide = open_slide(said["path"], reader=reader, crop="slide.crop" in settings)
-            if slide.metadata.identity == settings["slide.identity"]:
-                return slide.assuming(stored.level0_mpp, said.get("mpp_source", "as stored"))
-        raise StoreError(
-            f"{stored.path}: {said['path']} is another slide than the one it was made of; put that "
-            "back, or run again into another directory"
-        )
+        return self.given or analysed_slide(self.stored)
 
     def path(self, ending: str) -> str:
         """Give the path of the file with an ending."""

@@ -59,10 +59,10 @@ def models_in(folder: str) -> list[str]:
     given = Path(folder).expanduser()
     try:
         inside = [each for each in sorted(given.iterdir()) if each.is_dir()]
+        return [str(card) for each in [given, *inside] for card in sorted(_cards_of(each))]
     except OSError as error:
-        raise ModelError(f"{given}: {error.strerror}; name a folder of models") from error
-    found = [card for each in [given, *inside] for card in sorted(_cards_of(each))]
-    return [str(card) for card in found]
+        where = error.filename or given
+        raise ModelError(f"{where}: {error.strerror}; name a folder of models") from error
 
 
 def _cards_of(folder: Path) -> list[Path]:
@@ -71,7 +71,9 @@ def _cards_of(folder: Path) -> list[Path]:
         each
         for each in [*folder.glob("*.yaml"), *folder.glob("*.yml")]
         # Run files lie about, too: only what names an ONNX file is meant for a card.
-        if each.name not in (*FOREIGN, *_NO_CARDS) and _NAMES_ONNX.search(each.read_bytes())
+        if each.name not in (*FOREIGN, *_NO_CARDS)
+        and each.is_file()
+        and _NAMES_ONNX.search(each.read_bytes())
     ]
     return [*own, *foreign]
 

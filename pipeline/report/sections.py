@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.analysed import analysed_slide
 from pipeline.errors import MissingExtraError, SlideError, StoreError
 from pipeline.geometry import Grid
 from pipeline.report.gathered import Entry
@@ -24,7 +25,6 @@ from pipeline.report.numbers import (
     labelled,
     objects,
 )
-from pipeline.slide import open_slide
 from pipeline.store import Coverage, done, stored_outputs, table_done
 from pipeline.store.tables import REGIONS, StoredTable
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Section", "Stage", "section_of"]
 
+_NO_PICTURE = 200  # grey level
 _THUMBNAIL = 1000  # pixels: a report's pictures are no larger
 MOST_FAILURES = 100
 """Failed blocks of a slide that are listed; its store has all."""
@@ -170,25 +171,18 @@ def _count(section: Section, stored: StoredSlide, coverage: NDArray[np.uint8]) -
 
 
 def _thumbnail(stored: StoredSlide, section: Section) -> NDArray[np.uint8]:
-    """Give the slide's picture; white, with a note, where its file is gone or is another one."""
-    said = stored.provenance["slide"]
-    identity = stored.provenance["settings"].get("slide.identity")
-    path = section.entry.path or said["path"]
+    """Give the slide's picture; where there is none plain grey, as no glass is, and a note."""
     try:
-        # An identity is said by a reader: the run may have chosen one, or asked for it.
-        for reader in ("auto", said["reader"]):
-            slide = open_slide(path, reader=reader)
-            if slide.metadata.identity == identity:
-                section.pictured = True
-                return slide.thumbnail(_THUMBNAIL)
-        section.notes.append(f"{path}: is not the slide that was analysed; it is not shown")
-    except (SlideError, MissingExtraError) as error:
-        section.pictured = False
+        picture = analysed_slide(stored, section.entry.path or None).thumbnail(_THUMBNAIL)
+    except (StoreError, SlideError, MissingExtraError) as error:
         section.notes.append(f"the slide is not shown: {error}")
+    else:
+        section.pictured = True
+        return picture
     height, width = extent_um(stored)
     scale = _THUMBNAIL / max(height, width)
     shape = (max(round(height * scale), 1), max(round(width * scale), 1), 3)
-    return np.full(shape, 255, np.uint8)
+    return np.full(shape, _NO_PICTURE, np.uint8)
 
 
 def _coverage(stored: StoredSlide) -> NDArray[np.uint8]:

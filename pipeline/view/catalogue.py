@@ -20,7 +20,7 @@ from pipeline.slide import Slide, open_slide
 from pipeline.stored import StoredSlide
 from pipeline.urls import is_url, join, stem
 from pipeline.view.growing import Kept
-from pipeline.view.shown import ShownSlide, analysed_slide, show
+from pipeline.view.shown import ShownSlide, show, slide_or_why
 
 __all__ = ["Catalogue", "Cohort", "OneSlide", "catalogue_of"]
 
@@ -148,7 +148,7 @@ class Cohort:
             return None
         if seen is not None and _same(seen.stored, stored):
             return seen
-        slide, note = (seen.slide, "") if seen and seen.slide else analysed_slide(stored)
+        slide, note = (seen.slide, "") if seen and seen.slide else slide_or_why(stored)
         return show(stored.slide_id, slide, stored, self._looks.kept, note)
 
 
@@ -165,7 +165,7 @@ def catalogue_of(path: str | os.PathLike[str]) -> Catalogue:
         if stored is not None and stored.seen.settings is None:
             raise StoreError(f"{path}: is being made this moment; look again")
         if stored is not None:
-            slide, note = analysed_slide(stored)
+            slide, note = slide_or_why(stored)
             return OneSlide(slide, where, note)
     if not is_url(where) and Path(where).is_dir():
         there = places.names(where)

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.errors import SlideError
+from pipeline.analysed import analysed_slide
+from pipeline.errors import MissingExtraError, SlideError, StoreError
 from pipeline.ngff import Placement
-from pipeline.slide import Slide, open_slide
+from pipeline.slide import Slide
 from pipeline.stored import StoredSlide
 from pipeline.view.growing import Kept
 from pipeline.view.layers import Layer, SlideLayer
 from pipeline.view.planes import png
 from pipeline.view.results import StoredLayers
 
-__all__ = ["ShownSlide", "analysed_slide", "show"]
+__all__ = ["ShownSlide", "show", "slide_or_why"]
 
 
 @dataclass(frozen=True)
@@ -86,23 +87,14 @@ def show(
     return ShownSlide(slide_id, slide, stored, tuple(layers), exact, stamp, tuple(notes))
 
 
-def analysed_slide(stored: StoredSlide) -> tuple[Slide | None, str]:
+def slide_or_why(stored: StoredSlide) -> tuple[Slide | None, str]:
     """Open the slide that a store was made of, as it was read then; or say why it is not shown."""
-    said = stored.provenance.get("slide")
-    if said is None:
+    if stored.provenance.get("slide") is None:
         return None, "nothing is known of the slide yet"
-    path, (rows, columns) = said["path"], said["shape"]
     try:
-        slide = open_slide(path, crop=said["crop"] is not None)
-    except SlideError as error:
-        return None, f"only the results are shown, for the slide cannot be opened: {error}"
-    if slide.shape != (rows, columns):
-        is_ = f"{slide.shape[1]} x {slide.shape[0]}"
-        return None, (
-            f"only the results are shown: {path} is {is_} pixels now, and was {columns} x {rows} "
-            "when it was analysed"
-        )
-    return slide.assuming(stored.level0_mpp, said["mpp_source"]), ""
+        return analysed_slide(stored), ""
+    except (StoreError, SlideError, MissingExtraError) as error:
+        return None, f"only the results are shown: {error}"
 
 
 def _origin(slide: Slide | None, stored: StoredSlide) -> tuple[float, float]:

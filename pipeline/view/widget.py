@@ -16,7 +16,7 @@ from pipeline.view.catalogue import Catalogue, Cohort, OneSlide, catalogue_of
 from pipeline.view.page import page_file, widget_module
 from pipeline.view.picture import still
 from pipeline.view.planes import jpeg
-from pipeline.view.shown import analysed_slide
+from pipeline.view.shown import slide_or_why
 
 __all__ = ["viewer"]
 
@@ -43,7 +43,7 @@ def _catalogue(slide: Looked, result: StoredSlide | str | None) -> Catalogue:
     if isinstance(slide, Results):
         return Cohort(slide.directory)
     if isinstance(slide, StoredSlide):
-        opened, note = analysed_slide(slide)
+        opened, note = slide_or_why(slide)
         return OneSlide(opened, slide.path, note)
     if result is None:
         return OneSlide(slide) if isinstance(slide, Slide) else catalogue_of(slide)
