@@ -29,7 +29,9 @@ def analysed_slide(stored: StoredSlide, path: str | None = None) -> Slide:
         slide = open_slide(where, reader=reader, crop="slide.crop" in settings)
         if slide.metadata.identity == settings["slide.identity"]:
             return slide.assuming(stored.level0_mpp, said.get("mpp_source", "as stored"))
+    now, was = (f"{columns} x {rows}" for rows, columns in (slide.shape, said["shape"]))
+    sizes = "" if now == was else f": {now} pixels now, and was {was}"
     raise StoreError(
-        f"{stored.path}: {where} is another slide than the one it was made of; put that back, or "
-        "run again into another directory"
+        f"{stored.path}: {where} is another slide than the one it was made of{sizes}; put that "
+        "back, or run again into another directory"
     )
