@@ -17,7 +17,7 @@ from pipeline.view.shown import slide_or_why
 from tests.toys import noise, write_tiff
 
 
-@pytest.fixture(params=["auto", "openslide"])
+@pytest.fixture(params=["auto", "openslide", "tiff"])
 def made(
     request: pytest.FixtureRequest, tmp_path: Path, toy_model: Callable[..., Path]
 ) -> StoredSlide:
