@@ -88,8 +88,11 @@ def test_who_has_none_or_another_run_s_is_not(running: Path, tmp_path: Path) -> 
         set_as_default=False,
     ) as let_in:
         address = let_in.scheduler_info()["address"]
-    with pytest.raises((OSError, TypeError)):
-        Client(address, timeout=2, set_as_default=False)
+    with (
+        pytest.raises(ClusterError, match=rf"^{address}: needs certificates, .*tls\.ca-file"),
+        cluster("address", address=address),
+    ):
+        pass
     with pytest.raises(OSError, match=r"Timed out|reset|closed"):
         Client(address.replace("tls://", "tcp://"), timeout=2, set_as_default=False)
     with (
@@ -99,6 +102,30 @@ def test_who_has_none_or_another_run_s_is_not(running: Path, tmp_path: Path) -> 
         Client(address, security=security_in(other), timeout=2, set_as_default=False)
     with pytest.raises(OSError, match=r"Timed out|certificate"):
         Client(address, security=Security.temporary(), timeout=2, set_as_default=False)
+
+
+def test_a_scheduler_s_file_without_its_certificates_is_told_of(
+    running: Path, tmp_path: Path
+) -> None:
+    alone = tmp_path / SCHEDULER_FILE
+    alone.write_bytes((running / SCHEDULER_FILE).read_bytes())
+    for _ in range(2):  # the first attempt must leave nothing that the second falls over
+        with (
+            pytest.raises(ClusterError, match=r"scheduler\.json: tls://.*: needs certificates"),
+            cluster("scheduler_file", scheduler_file=str(alone)),
+        ):
+            pass
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{}", '{"address": 7}'])
+def test_a_broken_scheduler_s_file_is_a_clear_error(tmp_path: Path, text: str) -> None:
+    file = tmp_path / SCHEDULER_FILE
+    file.write_text(text)
+    with (
+        pytest.raises(ClusterError, match=r"scheduler\.json: no Dask scheduler answers where it"),
+        cluster("scheduler_file", scheduler_file=str(file)),
+    ):
+        pass
 
 
 def test_a_file_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from pipeline.errors import ClusterError, ConfigError
 
 if TYPE_CHECKING:
     from distributed import Client
+    from distributed.security import Security
 
     from pipeline.config import ClusterConfig
 
@@ -29,15 +31,17 @@ def client_at(settings: ClusterConfig, waiting: Waiting) -> Iterator[Client]:
     TLS is as Dask's own configuration says (``distributed.comm.tls``).
     """
     from distributed import Client
+    from distributed.security import Security
 
     address = settings.address
     if address is None:
         raise ConfigError("cluster.address: is needed for kind address, e.g. tcp://10.0.0.1:8786")
     if exposed := _exposed(address):
         waiting.tell(exposed)
+    _refuse_without_certificates(address, Security(), address)
     try:
         client = Client(address)
-    except (OSError, ValueError, TypeError) as error:  # TypeError: TLS without certificates
+    except (OSError, ValueError) as error:
         raise ClusterError(
             f"{address}: no Dask scheduler answers there: {error}; check cluster.address"
         ) from error
@@ -50,22 +54,37 @@ def client_at(settings: ClusterConfig, waiting: Waiting) -> Iterator[Client]:
 def client_of_file(settings: ClusterConfig, waiting: Waiting) -> Iterator[Client]:
     """Give the client of a scheduler that wrote a file; certificates beside that are used."""
     from distributed import Client
+    from distributed.security import Security
 
     file = Path(str(settings.scheduler_file))
     if not file.is_file():
         raise ClusterError(
             f"{file}: no such file; start the scheduler first, or check cluster.scheduler_file"
         )
-    security = security_in(file.parent) if secured(file.parent) else None
+    security = security_in(file.parent) if secured(file.parent) else Security()
     try:
-        client = Client(scheduler_file=str(file), **({"security": security} if security else {}))
-    except (OSError, ValueError, TypeError) as error:
+        address = str(json.loads(file.read_text())["address"])
+        _refuse_without_certificates(address, security, f"{file}: {address}")
+        client = Client(address, security=security)
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise ClusterError(
             f"{file}: no Dask scheduler answers where it says: {error}; is it still running?"
         ) from error
     with reconnecting_untold(), client:
         waiting.for_a_worker(client, str(file))
         yield client
+
+
+def _refuse_without_certificates(address: str, security: Security, said: str) -> None:
+    """Raise `ClusterError` where an address asks for certificates and there are none.
+
+    A ``Client`` made all the same raises, and what is left of it can block the start of the next.
+    """
+    if address.startswith("tls://") and not security.get_connection_args("client")["ssl_context"]:
+        raise ClusterError(
+            f"{said}: needs certificates, and Dask's configuration names none; set "
+            "distributed.comm.tls.ca-file, .client.cert and .client.key to its scheduler's"
+        )
 
 
 def _exposed(address: str) -> str:
