@@ -25,6 +25,9 @@ __all__ = ["Placing", "Together", "as_labels", "finish_block", "quantise"]
 
 Maps = tuple[NDArray[np.float32], ...]
 
+_BAND = 2**16
+"""Scores quantised at once: they stay in a core's cache, where those of a block would not."""
+
 
 @dataclass(frozen=True, slots=True)
 class Placing:
@@ -110,17 +113,23 @@ def quantise(
     if np.dtype(stored_as) != np.uint8:
         return _as_float(scores, stored_as, name)
     low, high = value_range
-    steps = (scores - np.float32(low)) * np.float32(255 / (high - low))
-    if steps.size and (steps.min() < -0.5 or steps.max() > 255.5):
-        raise ModelError(
-            f"{name}: scores from {scores.min():g} to {scores.max():g} do not fit "
-            f"{low:g} to {high:g}; set the card's activation or range, or output.dtype: float32"
-        )
-    # In place: as floats, the scores of a block are the largest thing there is.
-    np.clip(steps, 0, 255, out=steps)
-    np.rint(steps, out=steps)
-    stored: NDArray[np.uint8] = steps.astype(np.uint8)
-    return stored
+    stored = np.empty(scores.size, np.uint8)
+    buffer = np.empty(min(_BAND, scores.size), np.float32)
+    flat = scores.reshape(-1)
+    for first in range(0, flat.size, _BAND):
+        band = flat[first : first + _BAND]
+        steps = np.subtract(band, np.float32(low), out=buffer[: band.size])
+        steps *= np.float32(255 / (high - low))
+        least, largest = steps.min(), steps.max()
+        if least < -0.5 or largest > 255.5:
+            raise ModelError(
+                f"{name}: scores from {scores.min():g} to {scores.max():g} do not fit "
+                f"{low:g} to {high:g}; set the card's activation or range, or output.dtype: float32"
+            )
+        if least < 0 or largest > 255:
+            np.clip(steps, 0, 255, out=steps)
+        stored[first : first + _BAND] = np.rint(steps, out=steps)
+    return stored.reshape(scores.shape)
 
 
 def _as_float(values: NDArray[np.float32], stored_as: str, name: str) -> NDArray[Any]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 import dask
 from dask.local import get_sync
+from dask.threaded import get as get_threaded
 
 from pipeline.errors import PipelineError
 from pipeline.process import available_bytes, cores
@@ -153,7 +154,8 @@ class Local(_Here):
 
     def compute(self, collection: Any) -> Any:
         """Compute a small dask collection whole."""
-        return collection.compute(scheduler="threads", num_workers=self.threads)
+        # The function, not its name: at a name dask looks for clients, and imports distributed.
+        return collection.compute(scheduler=get_threaded, num_workers=self.threads)
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ class Synchronous(_Here):
 
     def compute(self, collection: Any) -> Any:
         """Compute a small dask collection whole."""
-        return collection.compute(scheduler="synchronous")
+        return collection.compute(scheduler=get_sync)
 
 
 @contextlib.contextmanager

@@ -44,28 +44,34 @@ def test_powers_of_two_and_the_most_are_tried_but_not_one(most: int, tried: list
 
 def test_the_fastest_per_patch_is_taken() -> None:
     per_patch = {2: 0.5, 4: 0.25, 8: 0.375}
-    assert Machine(lambda n: n * per_patch[n] / 16).chosen(8) == Choice(4, 0.25 / 16)
+    assert Machine(lambda n: n * per_patch[n] / 128).chosen(8) == Choice(4, 0.25 / 128)
 
 
 def test_of_those_within_three_percent_the_smallest_is_taken() -> None:
-    for each, batch in ((0.1029, 2), (0.104, 4)):
-        per_patch = {2: each, 4: 0.1005, 8: 0.1}
+    for each, batch in ((0.001029, 2), (0.00104, 4)):
+        per_patch = {2: each, 4: 0.001005, 8: 0.001}
         assert Machine(lambda n, t=per_patch: n * t[n]).chosen(8).batch == batch  # type: ignore[misc]
 
 
 def test_warming_up_does_not_count() -> None:
-    # The first run of each size takes ten times as long.
-    assert Machine(lambda _: 1 / 64, warming=8).chosen(4) == Choice(4, 1 / 256)
+    # The first run of each size takes eight times as long.
+    assert Machine(lambda _: 1 / 256, warming=8).chosen(4) == Choice(4, 1 / 1024)
 
 
-def test_after_a_run_of_more_than_a_second_nothing_larger_is_tried() -> None:
-    machine = Machine(lambda n: 0.3 * n)
+def test_after_a_run_of_more_than_50_ms_nothing_larger_is_tried() -> None:
+    machine = Machine(lambda n: 0.015 * n)
     assert machine.chosen(64).batch == 2
-    assert machine.runs == [2] * 4 + [4]
+    assert machine.runs == [2] * 4 + [4] * 2
 
 
-def test_a_run_of_more_than_a_second_counts_all_the_same() -> None:
-    assert Machine(lambda n: 0.7 + 0.1 * n).chosen(64).batch == 4
+def test_the_last_one_s_warming_up_does_not_count_either() -> None:
+    machine = Machine(lambda _: 1 / 16, warming=2)
+    assert machine.chosen(64) == Choice(2, 1 / 32)
+    assert machine.runs == [2] * 2
+
+
+def test_a_run_of_more_than_50_ms_counts_all_the_same() -> None:
+    assert Machine(lambda n: 0.035 + 0.005 * n).chosen(64).batch == 4
 
 
 def test_a_model_that_takes_seconds_is_run_once() -> None:

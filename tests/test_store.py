@@ -322,7 +322,7 @@ def test_a_disk_that_refuses_gives_one_clear_error(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("zarr.storage._local._put", full)
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
     with pytest.raises(DiskFullError, match=r"a\.zarr/0: .*No space left on device; make room"):
         array.write(Box(0, 0, 256, 256), np.ones((2, 256, 256), np.uint8))
     assert done(array) == set()

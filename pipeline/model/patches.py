@@ -40,12 +40,13 @@ def predict_block(
     l_box = level_grid.box(index)
     l_outer = model.frame.around(l_box)
     patches = Grid(level_grid.shape, model.step)
-    cells = [
-        patches.whole(patch)
-        for patch in _selected(list(patches.touching(model.predicted_for(l_box))), wanted)
-    ]
+    touching = list(patches.touching(model.predicted_for(l_box)))
+    cells = [patches.whole(patch) for patch in _selected(touching, wanted)]
     boxes = map_boxes(model, l_box, level_grid.shape)
-    stitched = [_Stitched.empty(*each, model) for each in zip(model.maps, boxes, strict=True)]
+    whole = len(cells) == len(touching)
+    stitched = [
+        _Stitched.empty(*each, model, whole=whole) for each in zip(model.maps, boxes, strict=True)
+    ]
     ways = symmetries(model.tta)
     share = np.float32(1 / (len(model.members) * len(ways)))
     # One member after the other over the whole block: each with batches of its own size, and
@@ -83,10 +84,12 @@ class _Stitched:
     patch_weight: NDArray[np.float32] | None
 
     @classmethod
-    def empty(cls, ref: MapRef, o_box: Box, model: ModelRef) -> _Stitched:
+    def empty(cls, ref: MapRef, o_box: Box, model: ModelRef, *, whole: bool) -> _Stitched:
+        """Give a map without values; of one that is ``whole`` every pixel will get one."""
         shape = (ref.channels, *o_box.shape)
         if model.method == "crop":
-            return cls(ref, o_box, np.full(shape, np.nan, np.float32), None, None)
+            values = np.empty(shape, np.float32) if whole else np.full(shape, np.nan, np.float32)
+            return cls(ref, o_box, values, None, None)
         weights = patch_weights(model.method, model.patch // ref.stride)
         weight = np.zeros(o_box.shape, np.float32)
         return cls(ref, o_box, np.zeros(shape, np.float32), weight, weights)

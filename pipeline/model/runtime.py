@@ -8,10 +8,12 @@ import sys
 import warnings
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError, MissingExtraError, ModelError
 from pipeline.model.builds import runtime_builds
+from pipeline.model.pointwise import is_pointwise
 
 __all__ = [
     "INPUT_TYPES",
@@ -117,6 +119,10 @@ def open_graph(onnx: str, provider: str = "cpu", gpu_bytes: int = 0) -> Any:
     chain, options = _chain(provider, gpu_bytes), _options()
     try:
         opened = _open(onnx, chain, options)
+        if provider == "cpu" and is_pointwise(Path(onnx)):
+            level = _runtime().GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+            options.graph_optimization_level = level
+            opened = _open(onnx, chain, options)
     except ModelError:
         raise
     except (RuntimeError, ValueError) as error:  # of its Python side: no library, an option
