@@ -118,8 +118,10 @@ def quantise(
     flat = scores.reshape(-1)
     for first in range(0, flat.size, _BAND):
         band = flat[first : first + _BAND]
-        steps = np.subtract(band, np.float32(low), out=buffer[: band.size])
-        steps *= np.float32(255 / (high - low))
+        steps = buffer[: band.size]
+        if low:
+            band = np.subtract(band, np.float32(low), out=steps)
+        np.multiply(band, np.float32(255 / (high - low)), out=steps)
         least, largest = steps.min(), steps.max()
         if least < -0.5 or largest > 255.5:
             raise ModelError(

@@ -197,12 +197,10 @@ def _finishing(model: ModelRef, output: OutputRef, block: _Block, dtype: str) ->
         return block.pixels(map_.reach, map_.stride) * (4 * map_.channels + finding)
     if output.kind == "labels":  # numpy's argmax, or the numbers as an index
         return _values(model, output, block) // map_.channels * 9
-    # Where some are not known: which, and the values without them; then in steps, as floats.
-    itemsize = 4 if output.kind == "scores" and np.dtype(dtype) == np.uint8 else 0
+    # Where some are not known: which, and the values without them; then as they are stored.
     stored = _stored_bytes(model, output, block, dtype)
-    return _values(model, output, block) * (4 + itemsize) + max(
-        _values(model, output, block) // map_.channels, stored
-    )
+    unknown = _values(model, output, block) // map_.channels
+    return _values(model, output, block) * 4 + max(unknown, stored)
 
 
 def _halving(model: ModelRef, output: OutputRef, block: _Block, dtype: str) -> int:

@@ -37,7 +37,11 @@ OWN_STATUS = Path("/proc/self/status")
 OWN_REFERENCES = Path("/proc/self/clear_refs")
 """Where Linux says what memory this process has, and is told to count its peak anew."""
 
-_M_TRIM_THRESHOLD = -1  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+
+TRIM_BYTES, APART_BYTES = 2**16, 2**25
+"""What may be free at the end of a thread's memory, and from which size on a buffer is by itself;
+the latter is the most that glibc allows."""
 _PEAK_ANEW = "5"  # proc_pid_clear_refs(5)
 
 _peaks: dict[str, int] = {}
@@ -122,16 +126,19 @@ def _peak() -> int:
 
 
 def return_freed_memory() -> None:
-    """Have the C library give large freed buffers back to the system at once, from now on.
+    """Have the C library give freed memory back to the system, from now on.
 
     glibc raises its threshold for that with every large buffer freed, and then keeps up to
-    hundreds of megabytes of blocks that are long done. Dask sets the same for its workers,
-    through the environment; this is for the process that is running already. Elsewhere than
-    on glibc nothing is done.
+    hundreds of megabytes of blocks that are long done. But not each buffer by itself, which is
+    what a fixed threshold of trimming means by default: what is asked for anew is cleared and
+    paged in anew, a quarter of the time of a cheap model. So a thread's buffers lie together, and
+    what is free at their end goes back. Workers are told the same through their environment.
+    Elsewhere than on glibc nothing is done.
     """
     libc = _glibc()
     if libc is not None:
-        libc.mallopt(_M_TRIM_THRESHOLD, 64 * 2**10)
+        libc.mallopt(_M_TRIM_THRESHOLD, TRIM_BYTES)
+        libc.mallopt(_M_MMAP_THRESHOLD, APART_BYTES)
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -158,6 +158,7 @@ def test_every_library_in_a_worker_keeps_to_its_share(client: Client) -> None:
             assert environment[name] == "1"
         assert environment["ZARR_THREADING__MAX_WORKERS"] == environment[THREADS_VARIABLE]
         assert environment["MALLOC_TRIM_THRESHOLD_"] == "65536"
+        assert environment["MALLOC_MMAP_THRESHOLD_"] == "33554432"
 
 
 def test_blocks_go_only_to_workers_that_declare_what_they_ask_for() -> None:

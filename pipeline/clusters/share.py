@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.model.session import THREADS_VARIABLE
+from pipeline.process import APART_BYTES, TRIM_BYTES
 
 __all__ = ["WORKER_ARGUMENTS", "environment"]
 
@@ -25,6 +26,7 @@ def environment(session_threads: int) -> dict[str, str]:
         THREADS_VARIABLE: str(session_threads),
         **dict.fromkeys((*one, "BLOSC_NTHREADS", "RAYON_NUM_THREADS"), "1"),
         "ZARR_THREADING__MAX_WORKERS": str(session_threads),
-        # Freed blocks go back to the system at once; see `pipeline.process.return_freed_memory`.
-        "MALLOC_TRIM_THRESHOLD_": "65536",
+        # See `pipeline.process.return_freed_memory`.
+        "MALLOC_TRIM_THRESHOLD_": str(TRIM_BYTES),
+        "MALLOC_MMAP_THRESHOLD_": str(APART_BYTES),
     }

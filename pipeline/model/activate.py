@@ -33,6 +33,10 @@ def as_map(values: NDArray[Any]) -> NDArray[np.float32]:
 
 def first_not_finite(values: NDArray[np.float32]) -> tuple[int, ...] | None:
     """Give where the first NaN or infinity is, None where there is none."""
+    # What is not finite makes the sum so, too; that is a third of the time of looking at each.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(values.sum()):
+            return None
     finite = np.isfinite(values)
     if finite.all():
         return None
