@@ -22,6 +22,7 @@ from pipeline import places
 from pipeline.clusters.shape import JobShape
 from pipeline.errors import ClusterError, ConfigError
 from pipeline.logs.report import FOLDER
+from pipeline.rights import write_private
 from pipeline.runfile import dump_config
 from pipeline.urls import is_url
 
@@ -196,8 +197,9 @@ def submit(driver: Driver) -> str:
     script = driver.script()
     try:
         driver.folder.mkdir(parents=True, exist_ok=True)
-        driver.run_file.write_text(dump_config(driver.config), encoding="utf-8")
-        driver.script_file.write_text(script, encoding="utf-8")
+        # URLs of slides are whole in it, with their signatures.
+        write_private(driver.run_file, dump_config(driver.config).encode())
+        places.write_whole(str(driver.script_file), script.encode())
     except OSError as error:
         raise ConfigError(f"{driver.folder}: cannot be written: {error.strerror}") from error
     command = ["sbatch", "--parsable", str(driver.script_file)]

@@ -37,7 +37,7 @@ LAYERS = (
         ),
         *("worker", "stopping", "urls", "cloud", "places", "colour", "stain", "restain"),
         "ids",
-        *("metrics", "underway", "sources", "tasks"),
+        *("metrics", "underway", "sources", "tasks", "rights"),
     ),
     (
         *("arrays", "bicubic", "scale", "level", "looks", "resample", "recoloured", "coloured"),

@@ -125,6 +125,20 @@ def test_a_job_s_script_says_all_that_was_asked_for(tmp_path: Path) -> None:
     assert "$TMPDIR" in lines[-1]
 
 
+def test_temporary_files_of_a_job_are_its_own_unless_the_site_names_a_folder() -> None:
+    """Dask's own folder for them is one for all users of a node."""
+    settings = cluster_config(kind="slurm", cores=1, memory="4 GiB")
+    beginning, _, command = job_script(settings).rpartition("\n")
+    shown = f'{beginning}\nstat -c "%a %n" "$DASK_TEMPORARY_DIRECTORY"'
+    done = subprocess.run(["bash"], input=shown, text=True, check=True, capture_output=True)
+    mode, folder = done.stdout.split()
+    assert (mode, Path(folder).name[:13]) == ("700", "wsi-pipeline-")
+    assert not Path(folder).exists(), "it went with the job"
+    assert "--local-directory" not in command
+    with dask.config.set({"temporary-directory": "/scratch"}):
+        assert "DASK_TEMPORARY_DIRECTORY" not in job_script(settings)
+
+
 def test_a_directive_of_one_s_own_for_gpus_is_the_only_one() -> None:
     own = cluster_config(
         kind="slurm",

@@ -20,6 +20,7 @@ import dask
 from pipeline.clusters.dashboard import links
 from pipeline.clusters.local import LocalWorkers, local_client, threads
 from pipeline.clusters.remote import client_at, client_of_file
+from pipeline.clusters.share import own_scratch
 from pipeline.clusters.waiting import Waiting
 from pipeline.config.values import duration_seconds
 from pipeline.manned import NO_WORKERS
@@ -83,7 +84,10 @@ def cluster_of(
     """
     with contextlib.ExitStack() as opened:
         patience_s = duration_seconds(settings.no_workers_timeout)
-        opened.enter_context(dask.config.set({NO_WORKERS: patience_s, **links(settings)}))
+        told = {NO_WORKERS: patience_s, **links(settings)}
+        if settings.kind != "threads":
+            told |= own_scratch()
+        opened.enter_context(dask.config.set(told))
         waiting = Waiting(patience_s, most_s, tell)
         client: Client | None
         if settings.kind == "threads":

@@ -13,7 +13,7 @@ from pipeline.clusters.keeping import JobKeeper
 from pipeline.clusters.remote import reconnecting_untold
 from pipeline.clusters.security import SCHEDULER_FILE, certified, security_in
 from pipeline.clusters.shape import JobShape, site
-from pipeline.clusters.share import WORKER_ARGUMENTS, environment
+from pipeline.clusters.share import WORKER_ARGUMENTS, environment, scratch_named
 from pipeline.clusters.waiting import Waiting
 from pipeline.errors import ClusterError, ConfigError
 from pipeline.memory import check_least
@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 __all__ = ["job_script", "resource_arguments", "slurm_client"]
 
 _NAME = "wsi-pipeline-worker"
+
+_SCRATCH = (
+    'export DASK_TEMPORARY_DIRECTORY="$(mktemp -d -t wsi-pipeline-XXXXXX)"',
+    """trap 'rm -rf "$DASK_TEMPORARY_DIRECTORY"' EXIT""",
+)
+"""A folder of the job's own, where no other is named; see `pipeline.rights.scratch`."""
 
 
 @contextmanager
@@ -157,6 +163,7 @@ def _job(settings: ClusterConfig, shape: JobShape, home: str) -> dict[str, Any]:
         "job_name": _NAME,
         "job_extra_directives": extra,
         "job_script_prologue": [
+            *(() if scratch_named() else _SCRATCH),
             *(f"export {name}={value}" for name, value in shared.items()),
             *(site("job-script-prologue") or []),
             *settings.job_script_prologue,

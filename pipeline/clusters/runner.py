@@ -27,7 +27,7 @@ from pipeline.clusters.security import (
     private_folder,
     security_in,
 )
-from pipeline.clusters.share import WORKER_ARGUMENTS, environment
+from pipeline.clusters.share import TEMPORARY, WORKER_ARGUMENTS, environment, own_scratch
 from pipeline.clusters.waiting import Waiting
 from pipeline.config.values import duration_seconds
 from pipeline.errors import ClusterError, ConfigError
@@ -133,6 +133,7 @@ def _session_threads(settings: ClusterConfig) -> int:
 
 def _worker(settings: ClusterConfig, folder: Path) -> list[str]:
     limit = available_bytes() // tasks_on_this_node(os.environ)
+    folder_of_own = settings.local_directory or own_scratch().get(TEMPORARY)
     check_least(limit)
     return [
         *("--scheduler-file", str(folder / SCHEDULER_FILE)),
@@ -144,10 +145,6 @@ def _worker(settings: ClusterConfig, folder: Path) -> list[str]:
         *("--name", f"task-{_rank()}-{os.environ.get('SLURM_LOCALID', '0')}"),
         *WORKER_ARGUMENTS,
         *("--death-timeout", "60"),
-        *(
-            []
-            if settings.local_directory is None
-            else ["--local-directory", settings.local_directory]
-        ),
+        *(() if folder_of_own is None else ("--local-directory", folder_of_own)),
         *resource_arguments(settings),
     ]

@@ -10,13 +10,13 @@ import datetime as dt
 import os
 import secrets
 import shutil
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ClusterError, MissingExtraError
+from pipeline.rights import OWN, make_folders, ours_alone, write_private
 
 if TYPE_CHECKING:
     from distributed.security import Security
@@ -37,8 +37,6 @@ SCHEDULER_FILE = "scheduler.json"
 CERTIFICATE, KEY = "certificate.pem", "key.pem"
 """In the folder of a run."""
 
-_OPEN_TO_OTHERS = stat.S_IWGRP | stat.S_IWOTH
-
 _SKEW = dt.timedelta(days=1)
 """Clocks of nodes differ; a certificate of today must not be one of tomorrow."""
 
@@ -54,7 +52,7 @@ def certified(parent: str, name: str | None = None) -> Iterator[Path]:
     """
     folder = private_folder(parent) / (name or f"run-{secrets.token_hex(6)}")
     try:
-        folder.mkdir(mode=0o700)
+        folder.mkdir(OWN)
         _write(folder)
     except OSError as error:
         raise ClusterError(_unwritable(folder, error)) from error
@@ -68,13 +66,11 @@ def private_folder(parent: str) -> Path:
     """Give a folder that nobody else can write to, made where it is not there."""
     folder = Path(os.path.expandvars(parent)).expanduser()
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folders(folder, OWN)
         found = folder.stat()
     except OSError as error:
         raise ClusterError(_unwritable(folder, error)) from error
-    if hasattr(os, "getuid") and (
-        found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & _OPEN_TO_OTHERS
-    ):
+    if not ours_alone(found):
         raise ClusterError(
             f"{folder}: others can write here, and certificates are to be kept in it; make it "
             "yours alone (chmod 700), or name another in cluster.shared_temp_directory"
@@ -127,16 +123,11 @@ def _write(folder: Path) -> None:
         .sign(key, hashes.SHA256())
     )
     pem = serialization.Encoding.PEM
-    _write_private(
+    write_private(
         folder / KEY,
         key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
     )
-    _write_private(folder / CERTIFICATE, certificate.public_bytes(pem))
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
+    write_private(folder / CERTIFICATE, certificate.public_bytes(pem))
 
 
 def _unwritable(folder: Path, error: OSError) -> str:

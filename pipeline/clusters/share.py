@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dask
+
 from pipeline.model.session import THREADS_VARIABLE
 from pipeline.process import APART_BYTES, TRIM_BYTES
+from pipeline.rights import scratch
 
-__all__ = ["WORKER_ARGUMENTS", "environment"]
+__all__ = ["TEMPORARY", "WORKER_ARGUMENTS", "environment", "own_scratch", "scratch_named"]
+
+TEMPORARY, _OURS = "temporary-directory", "wsi-pipeline.own-temporary-directory"
 
 WORKER_ARGUMENTS = (
     *("--preload", "pipeline.worker", "--preload-nanny", "pipeline.worker"),
@@ -30,3 +35,14 @@ def environment(session_threads: int) -> dict[str, str]:
         "MALLOC_TRIM_THRESHOLD_": str(TRIM_BYTES),
         "MALLOC_MMAP_THRESHOLD_": str(APART_BYTES),
     }
+
+
+def own_scratch() -> dict[str, str]:
+    """Give what Dask's config says of temporary files: a folder of ours, unless it names one."""
+    return {} if scratch_named() else dict.fromkeys((TEMPORARY, _OURS), str(scratch()))
+
+
+def scratch_named() -> bool:
+    """Say whether Dask's config has a folder for temporary files that is not of `own_scratch`."""
+    named = dask.config.get(TEMPORARY, None)
+    return named is not None and named != dask.config.get(_OURS, None)

@@ -135,7 +135,9 @@ class _Disk:
         if path != self._path:
             self.close()
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+            # Its name is known beforehand: what others have linked there is not written to.
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+            self._file = os.open(path, flags, 0o666)
             self._path = path
         end = os.lseek(self._file, 0, os.SEEK_END)
         # A run that was killed, or a full disk, may have left part of a line.

@@ -7,6 +7,10 @@ name and renamed when it is whole.
 
 Locks are the kernel's, on the folders themselves, so that they end with their process: whoever
 copies has its folder alone, whoever reads shares it, and what is locked is not removed.
+
+Slides are patients': a cache that is made here is its user's alone. One that is there keeps its
+rights, so that several may share it; what is put into it only its owner can write to, whatever the
+umask, and a link in the place of a copy is not followed.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 import threading
 import time
 import uuid
@@ -28,6 +33,7 @@ from pathlib import Path
 from pipeline.errors import SlideError
 from pipeline.readers.companions import files_of
 from pipeline.readers.remote import PIECE, RemoteBytes
+from pipeline.rights import FOLDER, OWN, make_folders, ours_alone, writing
 from pipeline.urls import is_url, shown
 
 __all__ = [
@@ -153,13 +159,17 @@ def _entry_name(path: str, files: Mapping[str, RemoteBytes]) -> str:
 def _copy(name: str, entry: Path, total: int, fill: Callable[[Path], None]) -> int | None:
     """Make the copy and give what holds it; None where another was or is at it."""
     partial = entry.with_name(entry.name + _PARTIAL)
-    partial.mkdir(parents=True, exist_ok=True)
+    make_folders(entry.parent, OWN)
+    new = _made(partial)
     alone = _hold(partial, fcntl.LOCK_EX)
     if alone is None:
         time.sleep(_LOOK_AGAIN_S)
         return None
     with ExitStack() as failing:
         failing.callback(os.close, alone)
+        if not new and not ours_alone(os.fstat(alone)):  # left by whom?
+            _put_away(partial)
+            return None
         failing.callback(shutil.rmtree, partial, ignore_errors=True)
         if entry.exists():  # finished between our looking and locking
             return None
@@ -174,14 +184,28 @@ def _copy(name: str, entry: Path, total: int, fill: Callable[[Path], None]) -> i
 
 def write_whole(path: Path, file: RemoteBytes, tell: Callable[[int], None] | None = None) -> None:
     """Write all of a remote file; ``tell`` is told how many bytes are there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as out:
+    make_folders(path.parent, FOLDER)
+    with writing(path) as out:
         for start in range(0, file.size, _TOGETHER * PIECE):
             stop = min(start + _TOGETHER * PIECE, file.size)
             pieces = [(at, min(PIECE, stop - at)) for at in range(start, stop, PIECE)]
             out.writelines(file.read_many(pieces))
             if tell is not None:
                 tell(stop)
+
+
+def _made(folder: Path) -> bool:
+    try:
+        folder.mkdir(FOLDER)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _put_away(folder: Path) -> None:
+    gone = folder.with_name(f"{uuid.uuid4().hex}{_PARTIAL}")
+    folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _make_room(name: str, cache: Path, total: int) -> None:
@@ -214,9 +238,7 @@ def _remove(entry: Path) -> bool:
     if alone is None:
         return False
     try:
-        gone = entry.with_name(f"{uuid.uuid4().hex}{_PARTIAL}")
-        entry.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+        _put_away(entry)
     finally:
         os.close(alone)
     return True
@@ -225,7 +247,7 @@ def _remove(entry: Path) -> bool:
 def _hold(folder: Path, how: int = fcntl.LOCK_SH) -> int | None:
     """Lock a folder and give the descriptor that holds it; None if it is gone or another's."""
     try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except FileNotFoundError:
         return None
     with ExitStack() as failing:
@@ -253,6 +275,8 @@ def _lock(descriptor: int, how: int) -> bool:
 def _looked_at(entry: Path) -> tuple[bool, float, int, Path] | None:
     """Give whether a copy is whole, when it was used, its bytes, itself; None if it is gone."""
     try:
+        if not stat.S_ISDIR(entry.lstat().st_mode):  # whoever put it there
+            return None
         size = sum(path.stat().st_size for path in entry.rglob("*") if path.is_file())
         return not entry.name.endswith(_PARTIAL), entry.stat().st_mtime, size, entry
     except (FileNotFoundError, NotADirectoryError):
