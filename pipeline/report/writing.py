@@ -32,6 +32,9 @@ REPORT = "report.html"
 ON_ONE_PAGE = 20
 """Slides that are shown on the report's own page; where there are more, each has a page."""
 
+_UNSAYABLE = "backslashreplace"
+"""How bytes of a file's name that are no text are shown: Python has them as lone surrogates."""
+
 _PART = re.compile(r"<!--(row|slide) ([0-9a-f]{32})-->(.*?)<!--/\1-->", re.DOTALL)
 _NUMBERS = re.compile(r'data-numbers="([^"]*)"')
 
@@ -127,7 +130,7 @@ class _Writer:
                 tell("report", number + 1, len(self._gathered.entries))
         totals = totals_of(self._gathered.entries, summaries)
         content = "".join(index_page(self._gathered, totals, Parts(rows, slides)))
-        places.write_whole(self._path, content.encode())
+        places.write_whole(self._path, content.encode(errors=_UNSAYABLE))
         pages = self._folder if self._paged else ""
         return Written(self._path, len(rows), self._drawn, pages)
 
@@ -150,7 +153,7 @@ class _Writer:
         if self._paged:
             link = f"{quote(self._folder_name)}/{_page(entry)}"
             page = slide_page(entry, body, f"../{quote(self._name)}")
-            places.write_whole(f"{self._folder}/{_page(entry)}", page.encode())
+            places.write_whole(f"{self._folder}/{_page(entry)}", page.encode(errors=_UNSAYABLE))
         return row_of(entry, summary, link), body, summary
 
 
