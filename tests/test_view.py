@@ -352,6 +352,9 @@ def test_a_tunnels_port_and_localhost_are_this_server(server: Serving) -> None:
         *("/../../etc/passwd", "/ask/../page.js", "/%2e%2e/%2e%2e/etc/passwd", "/ask/slide/.."),
         *("/ask/slide/%2e%2e%2f%2e%2e%2fetc", "/page/viewer.js", "/static/index.html"),
         *("/ask/slide/demo%2f..%2fdemo", "/ask/slide/demo%00", "/index.html", "//etc/passwd"),
+        *("/ask/slide/%252e%252e%252fdemo", "/ask/slide/..%5c..%5cetc%5cpasswd", "/..%5cpage.js"),
+        *("/ask/slide/..;/demo", "/%252e%252e/etc/passwd"),
+        *("/ask/slide/..\\demo", "/ask/thumbnail/..%2f..%2fdemo.svs", "/ask/tile/../slide/0/0/0"),
     ],
 )
 def test_no_path_leads_out(server: Serving, path: str) -> None:

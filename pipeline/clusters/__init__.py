@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import dask
 
-from pipeline.clusters.dashboard import links
+from pipeline.clusters.dashboard import keep_to_own_pages, links
 from pipeline.clusters.local import LocalWorkers, local_client, threads
 from pipeline.clusters.remote import client_at, client_of_file
 from pipeline.clusters.share import own_scratch
@@ -107,6 +107,8 @@ def cluster_of(
             client = opened.enter_context(client_at(settings, waiting))
         else:
             client = opened.enter_context(client_of_file(settings, waiting))
+        if client is not None and client.cluster is not None:
+            keep_to_own_pages(settings, client.cluster.scheduler)
         yield client
 
 

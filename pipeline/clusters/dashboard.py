@@ -7,7 +7,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import dask
@@ -15,10 +15,13 @@ import dask
 if TYPE_CHECKING:
     from pipeline.config import ClusterConfig
 
-__all__ = ["dashboard_notes", "links"]
+__all__ = ["dashboard_notes", "keep_to_own_pages", "links"]
 
 _LINK = "distributed.dashboard.link"
 _DASKS_OWN = "{scheme}://{host}:{port}/status"
+
+_ORIGINS = "distributed.scheduler.dashboard.bokeh-application.allow_websocket_origin"
+_THIS_MACHINE = ("127.0.0.1", "localhost")
 
 _OWN = ("local", "slurm", "slurm-runner")
 
@@ -57,6 +60,24 @@ def links(settings: ClusterConfig) -> dict[str, str]:
     if settings.kind not in ("slurm", "slurm-runner") or not _on_loopback(settings.dashboard):
         return {}
     return {_LINK: "{scheme}://127.0.0.1:{port}/status"}
+
+
+def keep_to_own_pages(settings: ClusterConfig, scheduler: Any) -> None:
+    """Have a dashboard on loopback answer pages of its own alone.
+
+    Dask lets any page that the user's browser has open connect. An ssh tunnel ends at a name of
+    this machine, too, at any port; a proxy does not, so that where the user's own config says how
+    the dashboard is reached, or which pages may connect, that is left. There a port must be
+    named, which is not known before the dashboard listens; so this is done afterwards.
+    """
+    untouched = dask.config.get(_LINK, _DASKS_OWN) == _DASKS_OWN and (
+        list(dask.config.get(_ORIGINS, ["*"])) == ["*"]
+    )
+    if untouched and _on_loopback(settings.dashboard):
+        for pages in scheduler.http_application.applications:
+            if hasattr(pages, "websocket_origins"):  # those of Bokeh
+                pages.websocket_origins.clear()
+                pages.websocket_origins.update(_THIS_MACHINE)
 
 
 def _on_loopback(where: str) -> bool:
