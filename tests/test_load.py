@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pipeline.errors import MissingExtraError, ModelError
 from pipeline.model import load_model, load_models
 from pipeline.model.refs import CLASSES, MapRef
+from pipeline.model.weights import names_in
 from tests.toys import write_graph
 
 ToyModel = Callable[..., Path]
@@ -339,6 +340,75 @@ def test_weights_outside_the_models_folder_are_refused(toy_model: ToyModel) -> N
     card = external(card, 0.5, location="../ww")
     with pytest.raises(ModelError, match=r"weights in \.\./ww, outside the model's folder"):
         load_model(card)
+
+
+def elsewhere(card: Path, entry: bytes) -> Path:
+    """Have the weights of `external` in what an entry names, as it is written."""
+    onnx_file = external(card, 0.5).with_name("toy.onnx")
+    model = onnx.load(onnx_file, load_external_data=False)
+    (weights,) = model.graph.initializer
+    del weights.external_data[:]
+    tensor = weights.SerializeToString() + field(13, entry)
+    del model.graph.initializer[:]
+    # A message that is there twice is merged.
+    onnx_file.write_bytes(model.SerializeToString() + field(7, field(5, tensor)))
+    (read,) = onnx.load(onnx_file, load_external_data=False).graph.initializer
+    assert read.external_data
+    return card
+
+
+def field(number: int, content: bytes) -> bytes:
+    """Write a field of bytes, both of its numbers in two bytes."""
+    numbers = (number << 3 | 2, len(content))
+    return bytes(b for n in numbers for b in (n & 0x7F | 0x80, n >> 7)) + content
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda key, name: field(1, key) + field(2, name),
+        lambda key, name: field(2, name) + field(1, key),
+        lambda key, name: field(1, b"length") + field(2, b"x") + field(1, key) + field(2, name),
+        lambda key, name: b"\x18\x07" + field(1, key) + field(2, b"w.bin") + field(2, name),
+    ],
+)
+def test_weights_outside_are_refused_however_that_is_written(
+    written: Callable[[bytes, bytes], bytes], toy_model: ToyModel
+) -> None:
+    for name in ("../ww", "/etc/passwd", "x/../../../etc/passwd", "w.bin\0/../../ww"):
+        card = elsewhere(toy_model("per_patch"), written(b"location", name.encode()))
+        with pytest.raises(ModelError, match=r"weights in .*, outside the model's folder"):
+            load_model(card)
+
+
+def test_weights_behind_a_link_out_of_the_folder_are_refused(toy_model: ToyModel) -> None:
+    card = external(toy_model("per_patch"), 0.5)
+    weights = card.with_name("w.bin")
+    weights.rename(card.parent.parent / "ww")
+    weights.symlink_to(card.parent.parent / "ww")
+    with pytest.raises(ModelError, match=r"weights in w\.bin, outside the model's folder"):
+        load_model(card)
+
+
+def test_weights_of_inner_graphs_and_functions_are_found(toy_model: ToyModel) -> None:
+    entry = field(1, b"location") + field(2, b"inner.bin")
+    tensor = field(13, entry)
+    in_attribute = field(5, field(5, tensor))  # of a node: its attribute, the tensor of that
+    for content in (
+        field(7, field(15, field(1, tensor))),
+        field(7, field(1, in_attribute)),
+        field(7, field(1, field(5, field(6, field(5, tensor))))),
+        field(7, field(1, field(5, field(22, field(2, tensor))))),
+        field(25, field(7, in_attribute)),
+        field(20, field(1, field(5, tensor))),
+    ):
+        assert names_in("card", "toy.onnx", b"\x08\x08" + content) == ["inner.bin"]
+
+
+@pytest.mark.parametrize("content", [b"\x3a\x05ab", b"\x3b", b"\x08", b"\xff" * 12, b"\x09abc"])
+def test_what_is_no_message_is_no_model(content: bytes) -> None:
+    with pytest.raises(ModelError, match=r"^card: toy\.onnx: not an ONNX model .*: a "):
+        names_in("card", "toy.onnx", content)
 
 
 # Ensembles

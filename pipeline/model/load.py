@@ -16,7 +16,7 @@ from pipeline.model.found import find_card
 from pipeline.model.refs import CLASSES, MapRef, ModelRef, OutputRef
 from pipeline.model.session import MOST_SESSIONS, check_card, read_graph
 from pipeline.model.tokens import token_of
-from pipeline.model.weights import digest_of, external_names
+from pipeline.model.weights import digest_of, names_in
 from pipeline.model.written import card_of, mapping_of
 from pipeline.model.zoo import translator
 from pipeline.urls import beside, is_url, shown
@@ -131,7 +131,7 @@ def _onnx_at(source: str, card: Card) -> Path:
     if is_remote(card.onnx) or is_url(source):
         url = as_url(card.onnx) if is_remote(card.onnx) else beside(source, card.onnx)
         onnx = downloaded(source, url, card.sha256)
-        if outside := external_names(onnx.read_bytes()):
+        if outside := names_in(source, shown(url), onnx.read_bytes()):
             raise ModelError(
                 f"{source}: onnx: {shown(url)} has weights in {', '.join(outside)}; download them "
                 "all into one folder, and name the card there"

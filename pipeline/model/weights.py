@@ -1,19 +1,39 @@
-"""The files that a model's weights are in: what they are, and that they are the model's own."""
+"""The files that a model's weights are in: what they are, and that they are the model's own.
+
+An ONNX file is a message of Protocol Buffers (https://protobuf.dev/programming-guides/encoding)
+that says of a tensor which other file it is in (onnx.proto, TensorProto.external_data). ONNX
+Runtime 1.20 reads any file that is named there (1.32 refuses those elsewhere), so that names are
+looked for here, however they are written.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pipeline.errors import ModelError
 
-__all__ = ["digest_of", "external_names"]
+__all__ = ["digest_of", "names_in"]
 
-# A tensor kept in another file says so by a pair of strings, key and value, in the ONNX file
-# (onnx.proto3, StringStringEntryProto; field 1 is "location", field 2 the path and its length).
-_EXTERNAL = re.compile(rb"\x0a\x08location\x12([\x80-\xff]*[\x00-\x7f])")
+_INNER: Mapping[str, Mapping[int, str]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "function": {7: "node", 11: "attribute"},
+    "node": {5: "attribute"},
+    "attribute": {
+        **dict.fromkeys((5, 10), "tensor"),
+        **dict.fromkeys((6, 11), "graph"),
+        **dict.fromkeys((22, 23), "sparse"),
+    },
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {13: "entry"},
+}
+"""What a message holds by the number of its fields, as far as there may be tensors in it."""
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_MOST_BITS = 64
 
 
 def digest_of(card: str, onnx: Path) -> tuple[str, str]:
@@ -35,18 +55,69 @@ def digest_of(card: str, onnx: Path) -> tuple[str, str]:
     return digest.hexdigest(), alone
 
 
-def external_names(content: bytes) -> list[str]:
-    """Give the names of the files that hold weights of an ONNX file of that content, sorted."""
-    names = set()
-    for found in _EXTERNAL.finditer(content):
-        length = sum((byte & 0x7F) << 7 * i for i, byte in enumerate(found[1]))
-        names.add(content[found.end() : found.end() + length].decode(errors="replace"))
-    return sorted(names)
+def names_in(card: str, onnx: str, content: bytes) -> list[str]:
+    """Give the names of the files that hold weights of an ONNX file of that content, sorted.
+
+    Raises `ModelError` where it is no ONNX file.
+    """
+    try:
+        return sorted(set(_external_names(content)))
+    except ValueError as error:
+        raise ModelError(f"{card}: {onnx}: not an ONNX model that can be run: {error}") from error
+
+
+def _external_names(content: bytes) -> Iterator[str]:
+    waiting = [("model", memoryview(content))]
+    while waiting:
+        kind, message = waiting.pop()
+        fields = _fields(message)
+        if kind == "entry":
+            said = dict(fields)  # of a field that is there twice the last counts
+            if bytes(said.get(1, b"")) == b"location":
+                yield bytes(said.get(2, b"")).decode()
+            continue
+        inner = _INNER[kind]
+        waiting += [(inner[number], value) for number, value in fields if number in inner]
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Give number and content of the fields of a message that are messages, texts or bytes."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        wire = tag & 7
+        if wire == _BYTES:
+            length, at = _varint(message, at)
+            if length > len(message) - at:
+                raise ValueError("a field goes on beyond its end")
+            yield tag >> 3, message[at : at + length]
+            at += length
+        elif wire == _VARINT:
+            _, at = _varint(message, at)
+        elif wire in (_FIXED64, _FIXED32):
+            at += 8 if wire == _FIXED64 else 4
+        else:
+            raise ValueError(f"a field is of an unknown kind, {wire}")
+    if at > len(message):
+        raise ValueError("a field goes on beyond its end")
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    """Give a number that is written seven bits a byte, and where it ends."""
+    value = 0
+    for shift in range(0, _MOST_BITS + 6, 7):
+        if at >= len(message):
+            raise ValueError("a number is cut off")
+        value |= (message[at] & 0x7F) << shift
+        at += 1
+        if message[at - 1] < 0x80:
+            return value, at
+    raise ValueError("a number does not end")
 
 
 def _external(card: str, onnx: Path, content: bytes) -> Iterator[Path]:
-    for name in external_names(content):
-        path = (onnx.parent / name).resolve()
+    for name in names_in(card, str(onnx), content):
+        path = (onnx.parent / name).resolve() if "\0" not in name else Path("/")
         if not path.is_relative_to(onnx.parent):
             raise ModelError(f"{card}: onnx: weights in {name}, outside the model's folder")
         yield path
