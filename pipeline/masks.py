@@ -6,7 +6,6 @@ that lies under its centre. A file that does not fit the slide is an error, neve
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from PIL import Image
 from pipeline import places
 from pipeline.errors import ConfigError, StoreError
 from pipeline.geometry import Shape
+from pipeline.notation import parse_json
 from pipeline.readers.multiscales import is_ome_zarr
 from pipeline.store.labels import open_label
 from pipeline.tissue import resample_mask
@@ -33,6 +33,9 @@ _TOLERANCE = 0.02
 """Part by which an image's aspect ratio may miss the slide's, or a mask reach beyond the slide."""
 
 _AREAS = {"Polygon", "MultiPolygon"}
+
+_MOST_BYTES = 2**26
+"""Of GeoJSON: two million points, which take a second or two a thousand rows of mask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +147,7 @@ def _nonzero(image: Image.Image) -> Mask:
 def _drawn(path: str, raster: Raster) -> Mask:
     """Fill the polygons of a GeoJSON file."""
     try:
-        content = json.loads(places.read_text(path))
+        content = parse_json(places.read(path, _MOST_BYTES))
         polygons = [rings for geometry in _geometries(content) for rings in _polygons(geometry)]
     except OSError as error:
         raise ConfigError(f"{path}: tissue mask cannot be read: {error.strerror}") from error

@@ -80,14 +80,20 @@ def below(folder: str) -> Iterator[tuple[str, int]]:
                     yield f"{prefix}{entry.name}", entry.stat().st_size
 
 
-def read(path: str) -> bytes:
-    """Give a file's content."""
-    return cloud.read(path) if is_url(path) else Path(path).read_bytes()
+def read(path: str, most: int | None = None) -> bytes:
+    """Give a file's content; `OSError` where that is more than ``most`` bytes."""
+    if is_url(path):
+        return cloud.read(path, most)
+    with Path(path).open("rb") as file:
+        content = file.read(-1 if most is None else most + 1)
+    if most is not None and len(content) > most:
+        raise cloud.too_large(most)
+    return content
 
 
-def read_text(path: str) -> str:
-    """Give a text file's content."""
-    return read(path).decode()
+def read_text(path: str, most: int | None = None) -> str:
+    """Give a text file's content; see `read`."""
+    return read(path, most).decode()
 
 
 def remove(path: str) -> None:

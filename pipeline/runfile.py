@@ -7,20 +7,21 @@ allowed. The first two come from the file, the last from the field's type in `co
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from pipeline import places
 from pipeline.config import ClusterConfig, LocalPath, RunConfig
 from pipeline.config.values import Block
 from pipeline.errors import ConfigError, unknown_key
+from pipeline.notation import FLOAT, MOST_YAML_BYTES, parse_yaml
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -33,7 +34,6 @@ __all__ = [
     "dump_config",
     "load_config",
     "parse_config",
-    "parse_yaml",
 ]
 
 
@@ -55,7 +55,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     """
     path = Path(path).expanduser()
     try:
-        text = path.read_text(encoding="utf-8")
+        text = places.read(str(path), MOST_YAML_BYTES).decode()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; name a run file (YAML)") from error
     except UnicodeDecodeError as error:
@@ -124,58 +124,18 @@ def config_table() -> str:
     return "\n".join(["| key | value | default | meaning |", "|---|---|---|---|", *rows])
 
 
-class _Loader(yaml.SafeLoader):
-    # No setting is a date, but `directory: 2026-01-31` is a folder.
-    yaml_constructors: ClassVar[Any] = {
-        **yaml.SafeLoader.yaml_constructors,
-        "tag:yaml.org,2002:timestamp": yaml.SafeLoader.construct_yaml_str,
-    }
-
-    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        lines: dict[str, int] = {}
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            if key.value in lines:
-                problem = f"{key.value} is given twice, first in line {lines[key.value]}"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            lines[key.value] = key.start_mark.line + 1
-        return node
-
-
 class _Dumper(yaml.SafeDumper):
     pass
 
 
-# PyYAML takes 1e4 for text: https://github.com/yaml/pyyaml/issues/173
-_FLOAT = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
-for _kind in (_Loader, _Dumper):
-    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
-
-
-def parse_yaml(text: str, origin: str) -> Any:
-    """Read YAML safely: a key given twice is an error, a date is text, 1e4 is a number.
-
-    Raises `ConfigError` naming ``origin`` and the line.
-    """
-    try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise ConfigError(f"{origin}: line {line}: a character YAML does not allow") from error
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        quote = "; quote text that starts with *" if "alias" in f"{error}" else ""
-        raise ConfigError(f"{origin}: line {line}: {error.problem}{quote}") from error
-    except RecursionError as error:
-        raise ConfigError(f"{origin}: nested too deeply") from error
+# As `Loader` reads it.
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+.0123456789"))
 
 
 def _parse_override(override: str) -> tuple[str, dict[str, Any]]:
     key, equals, value = override.partition("=")
-    if not key or not equals:
-        raise ConfigError(f"override {override}: not of the form key.sub=value")
+    if not key or not equals or not key.isprintable():
+        raise ConfigError(f"override {ascii(override)[1:-1]}: not of the form key.sub=value")
     change = parse_yaml(value, f"override {override}")
     for name in reversed(key.split(".")):
         change = {name: change}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline import glance
 from pipeline.describe import as_html, as_text
-from pipeline.errors import StoreError
+from pipeline.errors import DamagedStoreError, StoreError
 from pipeline.lazy import sliceable
 from pipeline.ngff import Placement
 from pipeline.store import (
@@ -217,12 +217,16 @@ class StoredSlide:
     @property
     def provenance(self) -> Mapping[str, Any]:
         """Versions, digests and settings the store was made with."""
-        return {
-            **self.seen.attributes.get("provenance", {}),
-            # By member of the model, then by worker process of the run that ended it.
-            "sessions": self.seen.attributes.get("sessions", []),
-            "settings": self.seen.settings,
-        }
+        said = self.seen.attributes.get("provenance", {})
+        return _Said(
+            self.path,
+            {
+                **{k: _Said(self.path, v) if isinstance(v, dict) else v for k, v in said.items()},
+                # By member of the model, then by worker process of the run that ended it.
+                "sessions": self.seen.attributes.get("sessions", []),
+                "settings": _Said(self.path, self.seen.settings or {}),
+            },
+        )
 
     def __repr__(self) -> str:
         return as_text(f"Results of {self.slide_id}", glance.facts_of(self))
@@ -230,6 +234,19 @@ class StoredSlide:
     def _repr_html_(self) -> str:
         picture, why = glance.picture_or_why(self)
         return as_html(f"Results of {self.slide_id}", glance.facts_of(self) | why, picture=picture)
+
+
+class _Said(dict[str, Any]):
+    """What a store's metadata say; what they do not say and somebody needs is damage."""
+
+    def __init__(self, path: str, said: Mapping[str, Any]) -> None:
+        super().__init__(said)
+        self._path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise DamagedStoreError(
+            f"{self._path}: damaged: its metadata do not say {key}; remove the store, and run again"
+        )
 
 
 def open_stored(path: str) -> StoredSlide | None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote
 
 __all__ = ["Private", "beside", "file_name", "is_url", "join", "private", "shown", "split", "stem"]
 
 _URL = re.compile(r"(s3|gs|https?)://", re.IGNORECASE)
+
+_PARTS = re.compile("([^:]*)://([^/?#]*)([^?#]*)(.*)", re.DOTALL)
+"""Scheme, place, path and the rest of a web address (RFC 3986, B), whatever each of them is."""
 
 
 def is_url(path: str) -> bool:
@@ -29,11 +32,16 @@ def split(url: str) -> tuple[str, str, str]:
     ('s3', 'slides', '2026/a #1.svs')
     >>> split("https://me:secret@host:8443/a%20b.svs?signature=x")
     ('https', 'host:8443', 'a%20b.svs')
+
+    What can be no URL is taken apart, too: whoever asks for it is told.
+
+    >>> split("http://[a")
+    ('http', '[a', '')
     """
     scheme, _, rest = url.partition("://")
     if scheme.lower().startswith("http"):
-        parts = urlsplit(url)
-        return scheme.lower(), parts.netloc.rpartition("@")[2], parts.path.lstrip("/")
+        _, place, path, _ = _parts(url)
+        return scheme.lower(), place.rpartition("@")[2], path.lstrip("/")
     place, _, key = rest.partition("/")
     return scheme.lower(), place.rpartition("@")[2], key
 
@@ -89,10 +97,10 @@ def join(folder: str, *names: str) -> str:
         return str(Path(folder, *names))
     whole = folder[:]
     if not whole.lower().startswith("http"):
-        return "/".join([whole.rstrip("/"), *names])
-    parts = urlsplit(whole)
-    path = "/".join([parts.path.rstrip("/"), *map(quote, names)])
-    return urlunsplit(parts._replace(path=path))
+        scheme, _, rest = whole.partition("://")
+        return "/".join([f"{scheme}://{rest.rstrip('/')}", *names])
+    scheme, place, path, rest = _parts(whole)
+    return f"{scheme}://{place}{'/'.join([path.rstrip('/'), *map(_quoted, names)])}{rest}"
 
 
 def beside(url: str, name: str) -> str:
@@ -103,10 +111,21 @@ def beside(url: str, name: str) -> str:
     """
     whole = url[:]
     if not whole.lower().startswith("http"):
-        return f"{whole.rpartition('/')[0]}/{name}"
-    parts = urlsplit(whole)
-    folder = parts.path.rpartition("/")[0]
-    return urlunsplit(parts._replace(path=f"{folder}/{quote(name)}"))
+        scheme, _, rest = whole.partition("://")
+        place, _, key = rest.partition("/")
+        return f"{scheme}://{place}/{key[: key.rfind('/') + 1]}{name}"
+    scheme, place, path, rest = _parts(whole)
+    return f"{scheme}://{place}{path.rpartition('/')[0]}/{_quoted(name)}{rest}"
+
+
+def _parts(url: str) -> tuple[str, str, str, str]:
+    found = _PARTS.match(url[:])
+    assert found is not None, url  # noqa: S101 - whoever asks has seen its ://
+    return found[1].lower(), found[2], found[3], found[4]
+
+
+def _quoted(name: str) -> str:
+    return quote(name, errors="surrogatepass")
 
 
 class Private(str):

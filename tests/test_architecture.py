@@ -32,6 +32,7 @@ LAYERS = (
             "handles",
             "config",
             "runfile",
+            "notation",
             "ngff",
             "process",
         ),
@@ -115,7 +116,7 @@ HOMES = {
     "cryptography": ("clusters/security.py",),
     "pydantic": ("config/", "runfile.py", "model/card.py", "model/values.py", "model/written.py"),
     "pydantic_core": ("config/", "runfile.py", "model/written.py"),
-    "yaml": ("runfile.py",),
+    "yaml": ("runfile.py", "notation.py"),
     "packaging": ("doctor/installed.py",),
     "matplotlib": (
         "export/overview.py",

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 
+from pipeline.notation import parse_json
+
 __all__ = ["Holder", "holder_here", "stamp", "user"]
 
 _PROCESSES = Path("/proc")
@@ -68,7 +70,7 @@ class Holder:
     def read(cls, content: bytes) -> Holder | None:
         """Read what `written` gave; None where it is something else."""
         try:
-            said = json.loads(content)
+            said = parse_json(content)
             holder = cls(**{each.name: said[each.name] for each in fields(cls)})
             stamp(holder.since)
             return holder if isinstance(holder.pid, int) and holder.renewed >= 0 else None

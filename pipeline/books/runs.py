@@ -20,6 +20,7 @@ from pipeline.books.names import RUNS, Shard, cannot_hold, named
 from pipeline.errors import StoreError
 from pipeline.manifest.jobs import Job
 from pipeline.model import Model
+from pipeline.notation import parse_json
 from pipeline.outcomes import SlideOutcome, Summary
 from pipeline.provenance import surroundings
 from pipeline.schedulers import scheduler_in_force
@@ -160,7 +161,7 @@ def read_runs(path: str) -> tuple[Mapping[str, Any], ...]:
     Raises `StoreError` where it cannot be read, or is none.
     """
     try:
-        said = json.loads(places.read(path))
+        said = parse_json(places.read(path))
     except FileNotFoundError:
         return ()
     except OSError as error:
@@ -168,9 +169,17 @@ def read_runs(path: str) -> tuple[Mapping[str, Any], ...]:
     except ValueError as error:  # no JSON, or no text
         raise StoreError(f"{path}: damaged: {error}; remove it, and run again") from error
     runs = said.get("runs") if isinstance(said, dict) else None
-    if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
+    if not isinstance(runs, list) or not all(map(_may_be_run, runs)):
         raise StoreError(f"{path}: holds no list of runs; remove it, and run again")
     return tuple(runs)
+
+
+def _may_be_run(said: object) -> bool:
+    """Say whether it has what a run has, where it has it: other programs may have written it."""
+    if not isinstance(said, dict):
+        return False
+    slides, states = said.get("slides", {}), said.get("states", {})
+    return isinstance(slides, dict) and isinstance(states, dict)
 
 
 def identities(runs: Iterable[Mapping[str, Any]]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cloud.conditional import Tag, put_if, read_tagged
-from pipeline.cloud.reasons import told
+from pipeline.cloud.reasons import told, too_large
 from pipeline.cloud.stores import check_writes, engine, opened, root
 from pipeline.cloud.waiting import all_of, waited
 from pipeline.urls import split
@@ -38,6 +38,7 @@ __all__ = [
     "root",
     "send",
     "told",
+    "too_large",
     "write",
 ]
 
@@ -92,12 +93,15 @@ async def _piece(store: ObjectStore, key: str, start: int, stop: int) -> tuple[b
     return content, Version(meta["size"], meta["e_tag"] or "", modified)
 
 
-def read(url: str) -> bytes:
-    """Give a whole small object."""
+def read(url: str, most: int | None = None) -> bytes:
+    """Give a whole small object; `OSError` where it has more than ``most`` bytes."""
     store, key = opened(url)
 
     async def whole() -> bytes:
-        return bytes(await (await engine().get_async(store, key)).bytes_async())
+        found = await engine().get_async(store, key)
+        if most is not None and found.meta["size"] > most:
+            raise too_large(most)
+        return bytes(await found.bytes_async())
 
     with told(url):
         return waited(whole())

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from pipeline.urls import shown
 
-__all__ = ["failures", "reason", "told"]
+__all__ = ["failures", "reason", "told", "too_large"]
 
 
 def failures() -> tuple[type[Exception], ...]:
@@ -86,3 +86,10 @@ def told(url: str) -> Iterator[None]:
     except failures() as error:
         # A cause is printed with its text, which names the URL.
         raise reason(error) from (None if shown(url) != url else error)
+
+
+def too_large(most: int) -> OSError:
+    """Give the error for a file of more bytes than are read."""
+    return OSError(
+        errno.EFBIG, f"larger than the {most / 2**20:,.0f} MiB that are read of such a file"
+    )

@@ -29,6 +29,9 @@ KNOWN = ("slide_id", "image_path", "mpp", "mask_path")
 
 _CSV, _PARQUET = ".csv", ".parquet"
 
+_MOST_BYTES, _MOST_ROWS = 2**26, 2**21
+"""Of a manifest: half a million slides in CSV; a few bytes of Parquet may claim any number."""
+
 
 @dataclass(frozen=True, slots=True)
 class Listed:
@@ -166,7 +169,7 @@ def _rows(origin: str) -> Iterator[tuple[str, list[str]]]:
     Raises `OSError` where there is no such file, `ConfigError` where it is damaged. Rows without
     anything in them, which spreadsheets leave at the end, are left out.
     """
-    content = places.read(origin)
+    content = places.read(origin, _MOST_BYTES)
     rows = _parquet_rows(content) if _ending(origin) == _PARQUET else _csv_rows(content)
     for place, cells in rows:
         stripped = [cell.strip() for cell in cells]
@@ -201,12 +204,19 @@ def _parquet_rows(content: bytes) -> Iterator[tuple[str, list[str]]]:
             "pip install 'wsi-pipeline[objects]', or save it as CSV"
         ) from error
     try:
-        table = parquet.read_table(pa.BufferReader(content))
+        opened = parquet.ParquetFile(pa.BufferReader(content))
+        if opened.metadata.num_rows > _MOST_ROWS:
+            raise ConfigError(
+                f"{opened.metadata.num_rows:,} rows, at most {_MOST_ROWS:,} are read; share the "
+                "slides out to several manifests"
+            )
+        table = opened.read()
+        names = [str(name).strip() for name in table.column_names]
         columns = [_as_text(pa, column) for column in table.columns]
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         told = " ".join(str(error).split())
-        raise ConfigError(f"not a table of text and numbers in Parquet ({told})") from error
-    yield "columns", [str(name).strip() for name in table.column_names]
+        raise ConfigError(f"not a table of text and numbers in Parquet ({told:.200})") from error
+    yield "columns", names
     for number, cells in enumerate(zip(*columns, strict=True), start=1):
         yield f"row {number}", list(cells)
 

@@ -18,6 +18,7 @@ from urllib.parse import quote, unquote
 
 from pipeline import cloud
 from pipeline.errors import ModelError, SlideError
+from pipeline.notation import MOST_YAML_BYTES
 from pipeline.readers.remote import RemoteBytes
 from pipeline.readers.staging import as_size, cache_folder, hold_copy, write_whole
 from pipeline.urls import is_url, private, shown
@@ -70,7 +71,7 @@ def as_url(path: str) -> str:
 def read_card(url: str) -> bytes:
     """Give the content of a card at a URL. Raises `ModelError` where it cannot be read."""
     try:
-        return cloud.read(url)
+        return cloud.read(url, MOST_YAML_BYTES)
     except OSError as error:
         raise ModelError(f"{shown(url)}: {error.strerror or error}; name a model card") from error
 

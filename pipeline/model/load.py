@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import places
 from pipeline.errors import ModelError
 from pipeline.model.card import Card
 from pipeline.model.checked import Footprint, Model
@@ -19,6 +20,7 @@ from pipeline.model.tokens import token_of
 from pipeline.model.weights import digest_of, names_in
 from pipeline.model.written import card_of, mapping_of
 from pipeline.model.zoo import translator
+from pipeline.notation import MOST_YAML_BYTES
 from pipeline.urls import beside, is_url, shown
 
 if TYPE_CHECKING:
@@ -110,7 +112,7 @@ def _card_at(path: str) -> tuple[str, bytes]:
         return url, read_card(url)
     card = find_card(path)
     try:
-        return str(card), card.read_bytes()
+        return str(card), places.read(str(card), MOST_YAML_BYTES)
     except OSError as error:
         raise ModelError(f"{card}: {error.strerror}; name a model card") from error
 

@@ -98,7 +98,12 @@ def read_graph(onnx: str) -> Graph:
     options = _options()
     # Nothing is run: only what optimising does not change is looked at.
     options.graph_optimization_level = _runtime().GraphOptimizationLevel.ORT_DISABLE_ALL
-    return graph_of(_open(onnx, ["CPUExecutionProvider"], options))
+    try:
+        return graph_of(_open(onnx, ["CPUExecutionProvider"], options))
+    except UnicodeDecodeError as error:
+        raise ModelError(
+            f"{onnx}: not an ONNX model that can be run: a name in it is no text ({error})"
+        ) from error
 
 
 def graph_of(opened: Any) -> Graph:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import ConfigError, ModelError, unknown_key
 from pipeline.model.card import Card, InputSpec, ObjectsSpec, OutputSpec, RegionsSpec, StitchSpec
-from pipeline.runfile import parse_yaml
+from pipeline.notation import parse_json, parse_yaml
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -31,13 +31,15 @@ def mapping_of(content: bytes, path: str) -> dict[str, Any]:
     try:
         text = content.decode("utf-8")
         # Tabs may indent JSON, and nothing in YAML.
-        raw = json.loads(text) if path.endswith(".json") else parse_yaml(text, path)
+        raw = parse_json(text) if path.endswith(".json") else parse_yaml(text, path)
     except json.JSONDecodeError as error:
         raise ModelError(f"{path}: line {error.lineno}: {error.msg}; not JSON") from error
     except ConfigError as error:
         raise ModelError(f"{error}; a model card is a YAML file") from error
     except UnicodeDecodeError as error:
         raise ModelError(f"{path}: not UTF-8 text; a model card is a YAML file") from error
+    except ValueError as error:
+        raise ModelError(f"{path}: {error}; not JSON of a model") from error
     if not isinstance(raw, dict):
         raise ModelError(f"{path}: not a model card: a mapping with name, onnx, input, outputs")
     return raw

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import SlideError
 from pipeline.geometry import Box, Shape
 
-__all__ = ["LevelInfo", "Metadata", "Mpp", "Reader", "stored_downsample"]
+__all__ = ["LevelInfo", "Metadata", "Mpp", "Reader", "check_sizes", "stored_downsample"]
+
+MOST_SIDE, MOST_PIXELS = 2**22, 2**40
+"""Of a slide that is believed: a metre of glass at 0.25 um, and a quarter of a million blocks.
+
+A header of a few bytes may claim any size, and plans grow with it.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +91,17 @@ class Reader(Protocol):
     def close(self) -> None:
         """Release the file."""
         ...
+
+
+def check_sizes(path: str, shapes: Iterable[Shape]) -> None:
+    """Raise `SlideError` where a level has no pixel, or more of them than any slide."""
+    for rows, columns in shapes:
+        if min(rows, columns) < 1 or max(rows, columns) > MOST_SIDE or rows * columns > MOST_PIXELS:
+            raise SlideError(
+                f"{path}: claims a level of {columns} x {rows} px, and no slide has that: 1 to "
+                f"{MOST_SIDE} px a side, {MOST_PIXELS} in all; check that the file is whole, or "
+                "copy it again from where it comes from"
+            )
 
 
 def stored_downsample(l0_shape: Shape, shape: Shape) -> tuple[float, float]:

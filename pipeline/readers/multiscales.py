@@ -5,7 +5,6 @@ The specification is at https://ngff.openmicroscopy.org; no array is opened here
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 from pipeline import places
 from pipeline.ngff import ATTRIBUTE
+from pipeline.notation import parse_json
 from pipeline.readers.units import micrometres
 from pipeline.urls import is_url, join, split
 
@@ -28,6 +28,9 @@ __all__ = [
 
 GROUP_FILES = ("zarr.json", ".zgroup", ".zattrs")
 """One of these is in every zarr group."""
+
+_MOST_BYTES = 2**26
+"""Of a group's metadata, the properties of a converted slide and its failures among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ def is_ome_zarr(path: str) -> bool:
 def holds_results(path: str) -> bool:
     """Say whether a folder is a store of this package's own results, which are no slide."""
     try:
-        described = json.loads(places.read_text(join(path, "zarr.json")))
+        described = parse_json(places.read(join(path, "zarr.json"), _MOST_BYTES))
         own = described["attributes"][ATTRIBUTE]
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from pipeline.errors import SlideError
 from pipeline.geometry import Box, Shape
 from pipeline.ngff import ATTRIBUTE
-from pipeline.readers.base import LevelInfo, Metadata, Mpp
+from pipeline.readers.base import LevelInfo, Metadata, Mpp, check_sizes
 from pipeline.readers.carried import IMAGE, Carried, kept
 from pipeline.readers.multiscales import Multiscale, multiscale
 from pipeline.readers.zarr_level import BROKEN, REMEDY, ZarrLevel, downsample, one_line
@@ -208,6 +208,7 @@ def _pixels(found: tuple[zarr.Group, Multiscale]) -> int:
 
 def _opened(path: str, group: zarr.Group, image: Multiscale) -> OmeZarrReader:
     levels = [ZarrLevel(path, group[each.path], image.axes, each) for each in image.datasets]
+    check_sizes(path, [level.shape for level in levels])
     first = levels[0]
     for level in levels:
         name = level.dataset.path

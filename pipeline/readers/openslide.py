@@ -47,7 +47,7 @@ from pipeline.geometry import Box
 from pipeline.readers import properties as said
 from pipeline.readers.anchors import anchors, pieces
 from pipeline.readers.argb import lay_over
-from pipeline.readers.base import LevelInfo, Metadata, stored_downsample
+from pipeline.readers.base import LevelInfo, Metadata, check_sizes, stored_downsample
 from pipeline.readers.series import RESAMPLED, any_file, finest_is_missing
 from pipeline.readers.staging import StagedFile, stage
 from pipeline.urls import shown
@@ -60,6 +60,9 @@ not a whole level, and no more after many slides than after one."""
 
 MOST_PIXELS = 2**28
 """Pixels of the largest label, macro or thumbnail that is believed: a header may claim any."""
+
+MOST_TILE_PIXELS = 2**26
+"""Pixels of the largest tile that is believed: four bytes each while it is decoded."""
 
 _PIECES, _PIECE_BYTES = 64, 2**16
 _REMEDY = "check that the file is whole, or copy it again from where it comes from"
@@ -240,6 +243,8 @@ def _read_associated_image(slide: openslide.OpenSlide, name: str, argb: NDArray[
 def _describe(path: str, slide: openslide.OpenSlide) -> Metadata:
     properties = dict(slide.properties)
     shapes = [(height, width) for width, height in slide.level_dimensions]
+    check_sizes(path, shapes)
+    _check_tiles(path, properties, len(shapes))
     levels = tuple(
         LevelInfo(shape, said.tile(properties, i, shape), stored_downsample(shapes[0], shape))
         for i, shape in enumerate(shapes)
@@ -255,6 +260,20 @@ def _describe(path: str, slide: openslide.OpenSlide) -> Metadata:
         properties=tuple(sorted(properties.items())),
         identity=_identity(path, properties),
     )
+
+
+def _check_tiles(path: str, properties: dict[str, str], levels: int) -> None:
+    """Raise `SlideError` for tiles so large that the library, out of memory, ends the process."""
+    for level in range(levels):
+        width, height = (
+            int(properties.get(f"openslide.level[{level}].tile-{side}", "1"))
+            for side in ("width", "height")
+        )
+        if width * height > MOST_TILE_PIXELS:
+            raise SlideError(
+                f"{path}: level {level} is in tiles of {width} x {height} px, each of which is "
+                f"decoded whole; at most {MOST_TILE_PIXELS} px in all are; {_REMEDY}"
+            )
 
 
 def _identity(path: str, properties: dict[str, str]) -> str:

@@ -85,6 +85,8 @@ def locate(path: str | os.PathLike[str]) -> tuple[str, tuple[int, int]]:
     except OSError as error:
         what = "permissions" if isinstance(error, PermissionError) else "path"
         raise SlideError(f"{given}: {error.strerror}; check the {what}") from error
+    except ValueError as error:  # a NUL, or half a character
+        raise SlideError(f"{str(given)!r}: no path can be so; check it") from error
     return str(given), (stat_.st_size, stat_.st_mtime_ns)
 
 

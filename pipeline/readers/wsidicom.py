@@ -25,7 +25,7 @@ from wsidicom.config import Settings
 
 from pipeline.errors import SlideError
 from pipeline.geometry import Box, Shape, ceil_div
-from pipeline.readers.base import LevelInfo, Metadata, Mpp, stored_downsample
+from pipeline.readers.base import LevelInfo, Metadata, Mpp, check_sizes, stored_downsample
 from pipeline.readers.series import RESAMPLED, files_of, finest_is_missing
 
 __all__ = ["DicomReader", "open_reader"]
@@ -73,6 +73,7 @@ def open_reader(path: str) -> DicomReader:
         raise SlideError(finest_is_missing(path))
     for header in volumes:
         _check_readable(header)
+    check_sizes(path, [header.shape for header in volumes])
     for shape in {header.shape for header in volumes}:
         _check_whole(path, [header for header in volumes if header.shape == shape])
     with _translated(path, "cannot be opened"):

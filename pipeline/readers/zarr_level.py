@@ -19,7 +19,10 @@ REMEDY = "check that it is whole, or copy it again from where it comes from"
 
 # zarr's own errors are ValueErrors, its codecs' are ValueErrors or RuntimeErrors; metadata that
 # were cut short are no JSON, and those of another kind lack keys.
-BROKEN = (ValueError, KeyError, TypeError, RuntimeError, IndexError, AttributeError, OSError)
+BROKEN = (
+    *(ValueError, KeyError, TypeError, RuntimeError, IndexError, AttributeError, OSError),
+    MemoryError,  # a chunk of a few bytes may claim any size
+)
 """What zarr raises where a store is not as it should be."""
 
 _LARGEST_CHUNK_BYTES = 2**30  # what one read may allocate, whatever a header claims

@@ -16,8 +16,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 # zarr's own errors are ValueErrors, its codecs' are ValueErrors or RuntimeErrors; a metadata file
-# that was cut short is no JSON, and one of another kind lacks keys.
-DAMAGE = (ValueError, KeyError, TypeError, RuntimeError, FileNotFoundError)
+# that was cut short is no JSON, and one of another kind lacks keys or holds other types.
+DAMAGE = (
+    *(ValueError, LookupError, TypeError, RuntimeError, AttributeError, ArithmeticError),
+    FileNotFoundError,
+)
 """What is raised by what is torn or missing."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -25,6 +25,7 @@ from pipeline.ngff import (
 )
 from pipeline.readers.zarr_stores import zarr_at
 from pipeline.store.array import keys
+from pipeline.store.attributes import check_attributes
 from pipeline.store.damage import tells_the_store
 from pipeline.store.labels import write_label
 from pipeline.store.layout import ArrayLayout, Layout
@@ -254,6 +255,8 @@ def look(path: str) -> Look | None:
             f"{path}: store format {own.get('format')}, this version knows {FORMAT}; name another "
             "place, or move it away"
         )
+    if "kind" not in own:  # the pixels of a slide are for their reader to understand
+        check_attributes(own)
     return Look(own.get("settings"), "ome" in attributes, own)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +14,7 @@ from pipeline import places
 from pipeline.errors import MissingExtraError, StoreError
 from pipeline.geometry import Box, Grid, Index
 from pipeline.ngff import PALETTE
+from pipeline.notation import parse_json
 from pipeline.store import (
     Coverage,
     StoredArray,
@@ -278,7 +278,7 @@ def _as_bytes(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8
 def _meanings(path: str) -> dict[int, tuple[str, str]]:
     """Give what the values of a label image mean, as its metadata say; nothing where none do."""
     try:
-        attributes = json.loads(places.read_text(join(path, "zarr.json"))).get("attributes", {})
+        attributes = parse_json(places.read(join(path, "zarr.json"))).get("attributes", {})
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pipeline.errors import ModelError
 from pipeline.model.zoo import bioimageio, wsinfer
 
 __all__ = ["Translate", "translator"]
@@ -19,7 +20,22 @@ Translate = Callable[[Mapping[str, Any], str], dict[str, Any]]
 def translator(raw: Mapping[str, Any]) -> Translate | None:
     """Give what makes a card of a description; None where that is a card."""
     if "format_version" in raw:
-        return bioimageio.translate
+        return _told(bioimageio.translate, "bioimage.io")
     if "spec_version" in raw:
-        return wsinfer.translate
+        return _told(wsinfer.translate, "WSInfer")
     return None
+
+
+def _told(translate: Translate, zoo: str) -> Translate:
+    """Tell of what is of another type, or another size, than a zoo's descriptions have there."""
+
+    def translated(raw: Mapping[str, Any], path: str) -> dict[str, Any]:
+        try:
+            return translate(raw, path)
+        except ModelError:
+            raise
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+            said = " ".join(str(error).split())
+            raise ModelError(f"{path}: not as {zoo} has it: {said:.200}") from error
+
+    return translated

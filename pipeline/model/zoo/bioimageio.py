@@ -25,6 +25,9 @@ _CHANNELS = {1: "grey", 3: "RGB"}
 LARGE_PATCH = 512
 """Where a model takes patches of many sizes, the largest up to this one."""
 
+MOST_CHANNELS = 2**16
+"""As in a card."""
+
 _SAME = 0.01
 """How much a pixel's sides may differ, of their length, to count as square."""
 
@@ -125,6 +128,8 @@ def _output(output: Tensor, given: Tensor, patch: int) -> dict[str, Any]:
     if output.kinds not in ("bcyx", "bc"):
         raise ModelError(f"{output.where}: axes {output.kinds}: only bcyx and bc can be")
     count = output.channels(given)
+    if not 1 <= count <= MOST_CHANNELS:
+        raise ModelError(f"{output.where}: {count} channels: 1 to {MOST_CHANNELS} can be")
     steps = Steps(output.where, "postprocessing", output.processing("postprocessing"), output.range)
     activation = activation_of(steps)
     names = output.channel_names or (

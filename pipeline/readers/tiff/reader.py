@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import SlideError
 from pipeline.geometry import Box
-from pipeline.readers.base import LevelInfo, Metadata, Mpp, stored_downsample
+from pipeline.readers.base import LevelInfo, Metadata, Mpp, check_sizes, stored_downsample
 from pipeline.readers.ranges import Bytes, open_bytes
 from pipeline.readers.tiff.decode import JPEG2000, decoder, refusal
 from pipeline.readers.tiff.page import GREY_INVERTED, MOST_TILE_PIXELS, Page
@@ -50,6 +50,7 @@ class TiffReader:
     def __init__(self, file: Bytes) -> None:
         self._file = file
         self._pyramid = read_pyramid(file)
+        check_sizes(file.name, [level[0].shape for level in self._pyramid.levels])
         self._aperio = self._pyramid.vendor == "aperio"
         self._levels = [self._planes(pages) for pages in self._pyramid.levels]
 
@@ -101,9 +102,9 @@ class TiffReader:
                 f"{self._file.name}: associated image {name!r} claims {page.shape[1]} x "
                 f"{page.shape[0]} px; {REMEDY}"
             )
-        box = Box(0, 0, *page.shape)
+        box, planes = Box(0, 0, *page.shape), self._planes((page,))
         out = np.empty((*box.shape, page.samples), np.uint8)
-        for plane in self._planes((page,)):
+        for plane in planes:
             plane.read(self._file, box, out, f"associated image {name!r}")
         return _as_rgb(out, page)
 
