@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -19,7 +17,6 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.demo import write_demo
 from pipeline.errors import SlideError
 from pipeline.geometry import Box, Grid
 from pipeline.readers import Mpp, open_reader
@@ -29,10 +26,6 @@ from pipeline.readers.tiff import open_reader as open_tiff
 from tests.contracts import check_opener, check_reader
 from tests.test_readers import CUT, box_in, whole
 from tests.toys import Pixels, halved, noise, read_directly, spoil_first_tile, write_tiff
-
-ROOT = Path(__file__).parents[1]
-FUZZ_SECONDS = "WSI_PIPELINE_FUZZ_SECONDS"
-"""How long mutated slides are tried."""
 
 TILES: dict[str, Any] = {"tile": (128, 112), "photometric": "rgb", "metadata": None}
 
@@ -581,31 +574,3 @@ def test_the_icc_profile_is_given(shared_data: Path) -> None:
 
 def test_what_is_no_tiff_keeps_the_contract_of_an_opener(tmp_path: Path) -> None:
     check_opener(partial(open_reader, reader="tiff"), tmp_path)
-
-
-@pytest.mark.slow
-def test_mutated_slides_give_slide_errors_only(tmp_path: Path) -> None:
-    seeds = tmp_path / "seeds"
-    seeds.mkdir()
-    write_demo(seeds / "demo.svs", 600, 500)
-    (seeds / "demo.truth.npz").unlink()
-    rgb = smooth(400, 600)
-    for kind in ("lzw predicted", "jpeg 2000", "webp", "big-endian bigtiff", "planar", "strips"):
-        writer, how = LOSSLESS[kind]
-        stored = rgb.transpose(2, 0, 1) if kind == "planar" else rgb
-        with tifffile.TiffWriter(seeds / f"{kind}.tif", **writer) as tiff:
-            tiff.write(stored, **{**TILES, **how})
-    write_tiff(seeds / "pyramid.tif", rgb, levels=3)
-    _ome(seeds / "a.ome.tif", rgb.transpose(2, 0, 1), "CYX", photometric="minisblack")
-    seconds = os.environ.get(FUZZ_SECONDS, "10")
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.fuzz_tiff", str(seeds), "--seconds", seconds],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    print(done.stdout)
-    assert done.returncode == 0, done.stderr
-    for outcome in ("read", "refused", "unreadable"):
-        assert f"'{outcome}': " in done.stdout, "mutations of one kind only test nothing"
