@@ -110,9 +110,9 @@ TYPICAL = Slides(
 """Slides of 100,000 x 80,000 px at 0.25 um, seen at 0.5 um by a classifier of ResNet-18's size.
 
 A quarter is tissue: 7,600 patches of 256 px, in 180 of 500 blocks of 2048 px. A patch takes 45 ms
-of one core (``python -m tests.benchmarks --only "classify, ResNet-18"``), reading 2.9 Gpx at
-63 Mpx/s 46 s (``--only "read at 0.5 um"``). Files and bytes are what `plan` says of such a slide;
-1 GB is what its file is taken to have.
+of one core (``python -m tests.benchmarks --only "classify tissue patches, ResNet-18"``), reading
+2.9 Gpx at 63 Mpx/s 46 s (``--only "read at 0.5 um"``). Files and bytes are what `plan` says of such
+a slide; 1 GB is what its file is taken to have.
 """
 
 TYPICAL_SAID = (

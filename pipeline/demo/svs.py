@@ -10,7 +10,9 @@ other unless told both.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from pipeline.demo.scene import TILE, WHITE
+from pipeline.process import cores
 
 __all__ = ["Paint", "write_svs"]
 
@@ -106,14 +109,16 @@ def write_svs(path: Path, paint: Paint, size: Size, *, mpp: float) -> None:
 
 def _painted(paint: Paint, size: Size, averages: BinaryIO) -> Iterator[bytes]:
     """Encode level 0's tiles, row by row; the averages of a row are written before it is given."""
-    for top in range(0, size[1], TILE):
-        encoded, averaged = [], []
-        for left in range(0, size[0], TILE):
-            tile = paint(left, top)
-            encoded.append(_jpeg(tile))
-            averaged.append(_average(tile, _FACTOR))
-        averages.write(np.concatenate(averaged, axis=1).tobytes())
-        yield from encoded
+
+    def made(left: int, top: int) -> tuple[bytes, Pixels]:
+        tile = paint(left, top)
+        return _jpeg(tile), _average(tile, _FACTOR)
+
+    with ThreadPoolExecutor(cores()) as pool:
+        for top in range(0, size[1], TILE):
+            row = list(pool.map(made, range(0, size[0], TILE), repeat(top)))
+            averages.write(np.concatenate([average for _, average in row], axis=1).tobytes())
+            yield from (encoded for encoded, _ in row)
 
 
 def _levels_below(first: Path, size: Size) -> list[_Level]:

@@ -7,7 +7,7 @@ import json
 import platform
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -18,9 +18,11 @@ from tests.benchmarks import __doc__ as about
 from tests.benchmarks import remote
 from tests.benchmarks.cohorts import COHORTS, cohort_row
 from tests.benchmarks.jobs import JOBS, Job
+from tests.benchmarks.large import LARGE, large_rows
 from tests.benchmarks.models import SHARED, shared_model
 from tests.benchmarks.overhead import OVERHEAD, overhead_rows
 from tests.benchmarks.rows import Row, remote_row, rows_of, run_rounds, table
+from tests.benchmarks.small import SMALL, small_rows
 
 _SIZE, _QUICK = (20_000, 16_000), (5_000, 4_000)
 _REMOTE = "remote region"
@@ -35,20 +37,13 @@ def main(arguments: list[str] | None = None) -> int:
     asked = _parse(arguments)
     folder = Path(asked.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    names = asked.only or [*JOBS, _REMOTE, *COHORTS, OVERHEAD]
+    names = asked.only or [*JOBS, SMALL, _REMOTE, *COHORTS, OVERHEAD]
+    names += [LARGE] if asked.large and LARGE not in names else []
     rows: list[Row] = []
     runs: dict[str, Any] = {}
     for name in names:
-        if name == _REMOTE:
-            rows += _remote(asked, folder)
-            continue
-        if name == OVERHEAD:
-            _say(name)
-            rows += overhead_rows(folder, quick=asked.quick, rounds=asked.repeats)
-            continue
-        if name in COHORTS:
-            _say(name)
-            rows.append(cohort_row(name, folder, quick=asked.quick))
+        if name not in JOBS:
+            rows += _others(name, asked, folder)
             continue
         job = JOBS[name]
         if job.model is not None and shared_model(job.model) is None:
@@ -66,18 +61,39 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _others(name: str, asked: argparse.Namespace, folder: Path) -> Iterable[Row]:
+    """Give the rows of what is not a job done side by side."""
+    if name == _REMOTE:
+        return _remote(asked, folder)
+    _say(name)
+    if name == OVERHEAD:
+        return overhead_rows(folder, quick=asked.quick, rounds=asked.repeats)
+    if name == SMALL:
+        return small_rows(folder, rounds=asked.repeats)
+    if name == LARGE:
+        return large_rows(folder, rounds=asked.repeats, cores=asked.cores)
+    return [cohort_row(name, folder, quick=asked.quick)]
+
+
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m tests.benchmarks",
         description=about,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    known = [*JOBS, _REMOTE, *COHORTS, OVERHEAD]
-    parser.add_argument("--quick", action="store_true", help="a small slide: for trying it out")
-    parser.add_argument("--only", action="append", choices=known, help="a job; may be repeated")
-    parser.add_argument("--repeats", type=_positive, default=5, help="rounds (5)")
+    known = [*JOBS, SMALL, _REMOTE, *COHORTS, OVERHEAD, LARGE]
     parser.add_argument(
-        "--slide", type=Path, help="a TIFF of JPEG tiles of yours, for all but the resampling"
+        "--quick", action="store_true", help="small slides, fewer rounds: in less than ten minutes"
+    )
+    parser.add_argument(
+        "--large",
+        action="store_true",
+        help="also a slide of 100,000 x 80,000 pixels, which is written first: minutes, 1 GB",
+    )
+    parser.add_argument("--only", action="append", choices=known, help="a job; may be repeated")
+    parser.add_argument("--repeats", type=_positive, help="rounds (5; 2 where it is quick)")
+    parser.add_argument(
+        "--slide", type=Path, help="a TIFF of JPEG tiles of yours, where its scale does not matter"
     )
     parser.add_argument("--json", type=Path, help="also write every figure of every run here")
     parser.add_argument(
@@ -95,6 +111,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--height", type=_positive, help=argparse.SUPPRESS)
     asked = parser.parse_args(arguments)
     width, height = _QUICK if asked.quick else _SIZE
+    asked.repeats = asked.repeats or (2 if asked.quick else 5)
     asked.width, asked.height = asked.width or width, asked.height or height
     return asked
 

@@ -1,6 +1,7 @@
-"""What one would use instead, each as its users do and as fast as it goes.
+"""What one would read and convert with instead, each as its users do and as fast as it goes.
 
 - OpenSlide in a pool of processes, each with a handle of its own that is opened once.
+- tifffile's segments of a page, decoded in as many threads.
 - ngff-zarr, given the slide as the zarr store that tifffile makes of it. Of its ways of
   downsampling this is the fastest (measured), and the one that gives our pixels: means of 2 x 2.
   Its chunks are ours; it writes no shards, which takes it longer. One compressor, one level.
@@ -8,20 +9,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tests.benchmarks.contenders import Run, Setting, write_sample
+from tests.benchmarks.pools import Here, Place, places_of, pool_of, read_place
 
-if TYPE_CHECKING:
-    import openslide
-
-__all__ = ["ngff_zarr_converts", "openslide_reads", "openslide_writes"]
+__all__ = ["ngff_zarr_converts", "openslide_reads", "openslide_writes", "tifffile_reads"]
 
 READ = 512
 """Side of what one call of OpenSlide reads."""
@@ -33,21 +29,12 @@ CHUNK = 256
 LEVEL = 1  # of zstd
 SMALLEST = 512
 
-Place = tuple[int, int, int, int]  # left, top, width, height
-
-
-class _Worker:
-    """What a process of the pool keeps."""
-
-    slide: openslide.OpenSlide
-    array: Any
-
 
 @contextmanager
 def openslide_reads(at: Setting) -> Iterator[Run]:
     """Read level 0 in squares; they are dropped in the worker, which gives their pixels' count."""
     places = _places(at.slide, READ)
-    with _pool(at, "") as pool:
+    with pool_of(at) as pool:
         yield lambda: sum(pool.map(_read, places, chunksize=8))
 
 
@@ -67,8 +54,26 @@ def openslide_writes(at: Setting) -> Iterator[Run]:
         dtype="uint8",
         compressors=ZstdCodec(level=LEVEL),
     )
-    with _pool(at, out) as pool:
+    with pool_of(at, (out,)) as pool:
         yield lambda: sum(pool.map(_write, places))
+
+
+@contextmanager
+def tifffile_reads(at: Setting) -> Iterator[Run]:
+    """Decode the segments of level 0 as they are, in threads; each is dropped once it is there."""
+    import tifffile
+
+    with tifffile.TiffFile(at.slide) as tiff:
+        page = tiff.series[0].levels[0].keyframe
+        next(page.segments(maxworkers=1))  # all is imported now
+
+        height, width = page.shape[:2]
+
+        def pixels_of(decoded: Any) -> int:
+            _, (_, _, y, x, _), (_, rows, columns, _) = decoded
+            return int(min(rows, height - y) * min(columns, width - x))
+
+        yield lambda: sum(page.segments(maxworkers=at.cores, func=pixels_of))
 
 
 @contextmanager
@@ -124,51 +129,16 @@ def _places(path: str, side: int) -> list[Place]:
     import openslide
 
     with openslide.OpenSlide(path) as slide:
-        width, height = slide.dimensions
-    return [
-        (x, y, min(side, width - x), min(side, height - y))
-        for y in range(0, height, side)
-        for x in range(0, width, side)
-    ]
-
-
-@contextmanager
-def _pool(at: Setting, array: str) -> Iterator[ProcessPoolExecutor]:
-    """Give a pool whose every process is there and has its slide open."""
-    context = multiprocessing.get_context("spawn")
-    all_here = context.Barrier(at.cores)
-    with ProcessPoolExecutor(at.cores, context, _open, (at.slide, array, all_here)) as pool:
-        # None is done before all have started: so each of these starts one.
-        for started in [pool.submit(int) for _ in range(at.cores)]:
-            started.result()
-        yield pool
-
-
-def _open(path: str, array: str, all_here: Barrier) -> None:
-    import numpy as np
-    import openslide
-
-    _Worker.slide = openslide.OpenSlide(path)
-    np.asarray(_Worker.slide.read_region((0, 0), 0, (1, 1)).convert("RGB"))
-    if array:
-        import zarr
-
-        _Worker.array = zarr.open_array(array, mode="r+")
-    all_here.wait()
+        return places_of(slide.dimensions, side)
 
 
 def _read(place: Place) -> int:
-    import numpy as np
-
-    x, y, width, height = place
-    pixels = np.asarray(_Worker.slide.read_region((x, y), 0, (width, height)).convert("RGB"))
+    pixels = read_place(Here.slide, place)
     return int(pixels.shape[0] * pixels.shape[1])
 
 
 def _write(place: Place) -> int:
-    import numpy as np
-
     x, y, width, height = place
-    pixels = np.asarray(_Worker.slide.read_region((x, y), 0, (width, height)).convert("RGB"))
-    _Worker.array[:, y : y + height, x : x + width] = pixels.transpose(2, 0, 1)
+    (array,) = Here.arrays.values()
+    array[:, y : y + height, x : x + width] = read_place(Here.slide, place).transpose(2, 0, 1)
     return width * height

@@ -102,6 +102,12 @@ def _means(path: Path) -> None:
     graph.save(path, x, ["N", 3])
 
 
+def _pointwise(path: Path) -> None:
+    """Write one convolution of 1 x 1: what is left of a dense run where the model costs nothing."""
+    graph = _Graph()
+    graph.save(path, graph.node("Sigmoid", [graph.conv("image", 3, 1, side=1)]), ["N", 1, "H", "W"])
+
+
 _PER_PATCH = {"input": {"patch": 256}}
 _MADE: dict[str, tuple[Callable[[Path], None], dict[str, Any]]] = {
     "resnet-18": (
@@ -117,6 +123,10 @@ _MADE: dict[str, tuple[Callable[[Path], None], dict[str, Any]]] = {
             **_PER_PATCH,
             "outputs": [{"name": "scores", "channels": ["red", "green", "blue"], "stride": 256}],
         },
+    ),
+    "1x1": (
+        _pointwise,
+        {"input": {"patch": 512}, "outputs": [{"name": "scores", "channels": ["tissue"]}]},
     ),
     "u-net": (
         _unet,

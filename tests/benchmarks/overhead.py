@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pipeline.geometry import Box, Grid, Index
 from tests.benchmarks.contenders import Setting, write_sample
 from tests.benchmarks.predictions import plan_of
-from tests.benchmarks.rows import Row
+from tests.benchmarks.rows import Row, Wanted
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -96,15 +96,16 @@ def overhead_rows(folder: Path, *, quick: bool, rounds: int) -> Iterator[Row]:
             took[count].append(measure_overhead(count, folder))
     for count, runs in took.items():
         each, growth = median(run.cpu_ms for run in runs), ""
-        most = f"{MOST_MS:g} ms" if count == AT else "-"
+        wanted = (Wanted(f"<= {MOST_MS:g} ms", each <= MOST_MS),) if count == AT else ()
         if count > AT:
-            ratios = [a.cpu_ms / b.cpu_ms for a, b in zip(runs, took[AT], strict=True)]
-            growth = f", {median(ratios):.2f} x of {AT:,}"
-            most = f"{MOST_GROWTH} x"
+            ratio = median(a.cpu_ms / b.cpu_ms for a, b in zip(runs, took[AT], strict=True))
+            growth = f", {ratio:.2f} x of {AT:,}"
+            wanted = (Wanted(f"<= {MOST_GROWTH} x", ratio <= MOST_GROWTH),)
         yield Row(
             f"{OVERHEAD}: {count:,} blocks",
             "none",
-            said=(f"{each:.2f} ms CPU each{growth}", most),
+            said=f"{each:.2f} ms CPU each{growth}",
+            wanted=wanted,
             peak_mib=median(run.peak_bytes for run in runs) / 2**20,
             cpu_s=each * count / 1e3,
         )

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tests.benchmarks.contenders import Contender, Run, Setting, write_sample
 from tests.benchmarks.models import model_card
@@ -19,11 +19,25 @@ if TYPE_CHECKING:
     from pipeline.model import SessionRef
     from pipeline.plan import Plan
 
-__all__ = ["bare_session", "bare_sessions", "plan_of", "predicts", "predicts_in"]
+__all__ = [
+    "Method",
+    "bare_session",
+    "bare_sessions",
+    "pixels_of",
+    "plan_of",
+    "predicts",
+    "predicts_in",
+]
+
+Method = Literal["otsu", "none"]
+"""How tissue is found; ``none`` takes everything for it."""
 
 
-def predicts(name: str) -> Contender:
-    """Give a contender that runs a model over a slide, from the file to the committed store."""
+def predicts(name: str, tissue: Method = "none") -> Contender:
+    """Give a contender that runs a model over a slide, from the file to the committed store.
+
+    Which patches are ``tissue`` is found before.
+    """
 
     @contextmanager
     def contender(at: Setting) -> Iterator[Run]:
@@ -31,7 +45,7 @@ def predicts(name: str) -> Contender:
         from pipeline.execute import run
         from pipeline.model import facts
 
-        plan = plan_of(at, name, "out.zarr")
+        plan = plan_of(at, name, "out.zarr", tissue=tissue)
         with pipeline.cluster("threads", workers=at.cores):
             facts(plan.model.ref.members[0])  # the session is open, and its batch measured
 
@@ -39,7 +53,7 @@ def predicts(name: str) -> Contender:
                 outcome = run(plan)
                 if not outcome.complete:
                     raise AssertionError(f"{at.slide}: {outcome.failures}")
-                return plan.slide.shape[0] * plan.slide.shape[1]
+                return pixels_of(plan)
 
             yield predict
 
@@ -73,7 +87,7 @@ def predicts_in(workers: int, name: str) -> Contender:
                 outcome = run(plan)
                 if not outcome.complete:
                     raise AssertionError(f"{at.slide}: {outcome.failures}")
-                return plan.slide.shape[0] * plan.slide.shape[1]
+                return pixels_of(plan)
 
             yield predict
 
@@ -86,12 +100,12 @@ def _sessions_of_one_thread() -> None:
     os.environ[THREADS_VARIABLE] = "1"
 
 
-def bare_session(name: str) -> Contender:
+def bare_session(name: str, tissue: Method = "none") -> Contender:
     """Give a contender that runs a session on as many batches, all of them the same ready one."""
 
     @contextmanager
     def contender(at: Setting) -> Iterator[Run]:
-        member, batch, plan = _bare(at, name)
+        member, batch, plan = _bare(at, name, tissue)
         _call(member, batch)
         with ThreadPoolExecutor(at.cores) as pool:
             yield partial(_over, pool, member, batch, plan)
@@ -107,7 +121,7 @@ def bare_sessions(processes: int, name: str) -> Contender:
 
     @contextmanager
     def contender(at: Setting) -> Iterator[Run]:
-        member, batch, plan = _bare(at, name)
+        member, batch, plan = _bare(at, name, "none")
         with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
             for _ in range(2):  # each has opened its session then
                 _calls(pool, member, batch, 2 * processes)
@@ -116,11 +130,11 @@ def bare_sessions(processes: int, name: str) -> Contender:
     return contender
 
 
-def _bare(at: Setting, name: str) -> tuple[SessionRef, int, Plan]:
+def _bare(at: Setting, name: str, tissue: Method) -> tuple[SessionRef, int, Plan]:
     """Give the session of a model, its batch, and the plan that says how many of those it is."""
     from pipeline.model.session import session_batch
 
-    plan = plan_of(at, name, "none.zarr")
+    plan = plan_of(at, name, "none.zarr", tissue=tissue)
     (member,) = plan.model.ref.members
     batch = session_batch(member)
     return member, batch, plan
@@ -128,7 +142,7 @@ def _bare(at: Setting, name: str) -> tuple[SessionRef, int, Plan]:
 
 def _over(pool: Executor, member: SessionRef, batch: int, plan: Plan) -> int:
     _calls(pool, member, batch, -(-plan.patch_count // batch))
-    return plan.slide.shape[0] * plan.slide.shape[1]
+    return pixels_of(plan)
 
 
 def _calls(pool: Executor, member: SessionRef, batch: int, count: int) -> None:
@@ -154,7 +168,15 @@ def _opened(member: SessionRef, batch: int) -> tuple[Any, dict[str, Any]]:
     return session, {session.get_inputs()[0].name: ready}
 
 
-def plan_of(at: Setting, name: str, store: str, block: int | None = None) -> Plan:
+def plan_of(
+    at: Setting,
+    name: str,
+    store: str,
+    *,
+    block: int | None = None,
+    tissue: Method = "none",
+) -> Plan:
+    """Plan a model over a slide, its tissue found first; ``store`` is a name in the folder."""
     import pipeline
     from pipeline.finding import find_tissue
     from pipeline.plan import Options, plan_slide
@@ -162,6 +184,13 @@ def plan_of(at: Setting, name: str, store: str, block: int | None = None) -> Pla
 
     slide = pipeline.open_slide(at.slide, crop=False)
     model = pipeline.load_model(model_card(name, Path(at.folder)))
-    tissue = find_tissue(slide, TissueSettings(method="none"), 8.0, None)
+    found = find_tissue(slide, TissueSettings(method=tissue), 8.0, None)
     path = str(Path(at.folder, store))
-    return plan_slide(slide, model, tissue, Options(block=block), path=path)
+    return plan_slide(slide, model, found, Options(block=block), path=path)
+
+
+def pixels_of(plan: Plan) -> int:
+    """Give the pixels of the slide, or of its patches where not all of them are wanted."""
+    if plan.wanted.all():
+        return plan.slide.shape[0] * plan.slide.shape[1]
+    return plan.patch_count * plan.model.ref.step**2

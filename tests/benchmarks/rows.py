@@ -9,17 +9,17 @@ from statistics import median
 from typing import Any
 
 from tests.benchmarks import remote
-from tests.benchmarks.jobs import Job
+from tests.benchmarks.jobs import Job, Rival
 from tests.benchmarks.measure import Measured, measure
 
-__all__ = ["Row", "remote_row", "rows_of", "run_rounds", "table"]
+__all__ = ["Row", "Wanted", "remote_row", "rows_of", "run_rounds", "table"]
 
 Rounds = Mapping[str, Sequence[Measured]]
 """By contender, one run of each round."""
 
 _HEAD = (
     *("job", "ours (Mpx/s)", "limit (Mpx/s)", "baseline (Mpx/s)", "ratio to limit"),
-    *("ratio to baseline", "spread (min..max)", "peak memory (MiB)", "CPU (s)"),
+    *("ratio to baseline", "wanted", "spread (min..max)", "peak memory (MiB)", "CPU (s)"),
 )
 _NONE = "-"
 
@@ -40,11 +40,22 @@ class Ratio:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """A figure that is to be reached, and whether it is."""
+
+    text: str
+    reached: bool
+
+    def __str__(self) -> str:
+        return f"{self.text} ({'yes' if self.reached else 'no'})"
+
+
+@dataclass(frozen=True)
 class Row:
     """One job beside its limit and one baseline; speeds, memory and CPU are medians.
 
-    Memory and CPU are ours. ``moved`` is what a row has instead that is not about time, ``said``
-    what ours is and what it may be where neither is a speed.
+    Memory and CPU are ours. ``said`` is what ours is where that is no speed. ``wanted`` are the
+    figures it is to reach.
     """
 
     job: str
@@ -58,27 +69,21 @@ class Row:
     ratio_to_baseline: Ratio | None = None
     peak_mib: float | None = None
     cpu_s: float | None = None
-    moved: Mapping[str, int] | None = None
-    said: tuple[str, str] | None = None
+    said: str | None = None
+    wanted: tuple[Wanted, ...] = ()
 
     @property
     def cells(self) -> tuple[str, ...]:
         """What a person reads of it, in the order of the table's head."""
-        if self.moved is not None:
-            ours = f"{self.moved['bytes'] / 1e6:.2f} MB, {self.moved['requests']} requests"
-            most = f"{remote.MOST_BYTES / 1e6:g} MB, {remote.MOST_REQUESTS} requests"
-            return (self.job, ours, most, *[_NONE] * (len(_HEAD) - 3))
-        if self.said is not None:
-            memory = _said(self.peak_mib, 0)
-            return (self.job, *self.said, *[_NONE] * (len(_HEAD) - 5), memory, _NONE)
         ratios = (self.ratio_to_limit, self.ratio_to_baseline)
         spreads = [f"{each.least:.2f}..{each.largest:.2f}" for each in ratios if each]
         return (
             self.job,
-            _said(self.ours_mpx_s, 1),
+            self.said or _said(self.ours_mpx_s, 1),
             _named(self.limit_mpx_s, self.limit),
             _named(self.baseline_mpx_s, self.baseline),
             *(_said(None if each is None else each.median, 2) for each in ratios),
+            "; ".join(map(str, self.wanted)) or _NONE,
             "; ".join(spreads) or _NONE,
             _said(self.peak_mib, 0),
             _said(self.cpu_s, 2),
@@ -114,27 +119,47 @@ def rows_of(job: Job, slide: Path, rounds: Rounds) -> Iterator[Row]:
     )
     limited = mine
     if job.limit is not None:
-        name, _ = job.limit
-        limit = rounds[name]
+        limit = rounds[job.limit.name]
+        ratio = Ratio.of(ours, limit)
         limited = replace(
-            mine, limit=name, limit_mpx_s=_speed(limit), ratio_to_limit=Ratio.of(ours, limit)
+            mine,
+            limit=job.limit.name,
+            limit_mpx_s=_speed(limit),
+            ratio_to_limit=ratio,
+            wanted=_wanted(ratio, job.limit, "limit"),
         )
     if not job.baselines:
         yield limited
-    for row, (name, _) in zip([limited, *[mine] * len(job.baselines)], job.baselines, strict=False):
-        other = rounds[name]
+    for row, rival in zip([limited, *[mine] * len(job.baselines)], job.baselines, strict=False):
+        other = rounds[rival.name]
+        ratio = Ratio.of(ours, other)
         yield replace(
             row,
-            baseline=name,
+            baseline=rival.name,
             baseline_mpx_s=_speed(other),
-            ratio_to_baseline=Ratio.of(ours, other),
+            ratio_to_baseline=ratio,
+            wanted=row.wanted + _wanted(ratio, rival, "baseline"),
         )
 
 
 def remote_row(slide: Path) -> Row:
     """Give the row of a region that is read over HTTP."""
-    moved = remote.read_region(slide)
-    return Row("remote region", slide.name, moved={"bytes": moved.sent, "requests": moved.requests})
+    moved, most = remote.read_region(slide), (remote.MOST_BYTES, remote.MOST_REQUESTS)
+    return Row(
+        "remote region",
+        slide.name,
+        said=f"{moved.sent / 1e6:.2f} MB, {moved.requests} requests",
+        wanted=(
+            Wanted(f"<= {most[0] / 1e6:g} MB", moved.sent <= most[0]),
+            Wanted(f"<= {most[1]} requests", moved.requests <= most[1]),
+        ),
+    )
+
+
+def _wanted(ratio: Ratio, rival: Rival, what: str) -> tuple[Wanted, ...]:
+    if rival.wanted is None:
+        return ()
+    return (Wanted(f"{what} >= {rival.wanted:g}", ratio.median >= rival.wanted),)
 
 
 def table(rows: Sequence[Row]) -> str:
