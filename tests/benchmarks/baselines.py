@@ -34,7 +34,7 @@ SMALLEST = 512
 def openslide_reads(at: Setting) -> Iterator[Run]:
     """Read level 0 in squares; they are dropped in the worker, which gives their pixels' count."""
     places = _places(at.slide, READ)
-    with pool_of(at) as pool:
+    with pool_of(at, _read) as pool:
         yield lambda: sum(pool.map(_read, places, chunksize=8))
 
 
@@ -54,7 +54,7 @@ def openslide_writes(at: Setting) -> Iterator[Run]:
         dtype="uint8",
         compressors=ZstdCodec(level=LEVEL),
     )
-    with pool_of(at, (out,)) as pool:
+    with pool_of(at, _write, (out,)) as pool:
         yield lambda: sum(pool.map(_write, places))
 
 

@@ -54,7 +54,7 @@ def openslide_predicts(name: str) -> Contender:
         model = str(model_card(name, Path(at.folder)).with_suffix(".onnx"))
         width, height = _size(at.slide)
         levels = _make_levels(Path(at.folder, DENSE), (width, height))
-        with pool_of(at, tuple(levels), model) as pool:
+        with pool_of(at, _predict_place, tuple(levels), model) as pool:
             yield partial(_predict_all, pool, levels)
 
     return contender

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.synchronize import Barrier
@@ -45,12 +45,15 @@ def places_of(size: tuple[int, int], side: int) -> list[Place]:
 
 @contextmanager
 def pool_of(
-    at: Setting, arrays: tuple[str, ...] = (), model: str = ""
+    at: Setting, task: Callable[..., Any], arrays: tuple[str, ...] = (), model: str = ""
 ) -> Iterator[ProcessPoolExecutor]:
-    """Give a pool whose every process is there, with its slide, arrays and session open."""
+    """Give a pool whose every process is there, with its slide, arrays and session open.
+
+    It also has ``task``, which it will be given to do: what that imports is imported.
+    """
     context = multiprocessing.get_context("spawn")
     all_here = context.Barrier(at.cores)
-    given = (at.slide, arrays, model, all_here)
+    given = (at.slide, task, arrays, model, all_here)
     with ProcessPoolExecutor(at.cores, context, _open, given) as pool:
         # None is done before all have started: so each of these starts one.
         for started in [pool.submit(int) for _ in range(at.cores)]:
@@ -75,7 +78,13 @@ def open_session(model: str) -> Any:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def _open(path: str, arrays: tuple[str, ...], model: str, all_here: Barrier) -> None:
+def _open(
+    path: str,
+    _task: Callable[..., Any],
+    arrays: tuple[str, ...],
+    model: str,
+    all_here: Barrier,
+) -> None:
     import openslide
 
     Here.slide = openslide.OpenSlide(path)

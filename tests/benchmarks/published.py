@@ -38,8 +38,8 @@ def classifies_as_published(name: str) -> Contender:
     @contextmanager
     def contender(at: Setting) -> Iterator[Run]:
         plan = plan_of(at, name, "none.zarr", tissue="otsu")
-        with pool_of(at, model=_onnx(at, name)) as pool:  # all is imported now
-            classify = partial(_open_and_classify, at.slide, _onnx(at, name))
+        classify = partial(_open_and_classify, at.slide, _onnx(at, name))
+        with pool_of(at, classify, model=_onnx(at, name)) as pool:  # all is imported now
             yield partial(_kept, partial(pool.map, classify), plan, at.folder)
 
     return contender
@@ -51,7 +51,7 @@ def openslide_classifies(name: str) -> Contender:
     @contextmanager
     def contender(at: Setting) -> Iterator[Run]:
         plan = plan_of(at, name, "none.zarr", tissue="otsu")
-        with pool_of(at, model=_onnx(at, name)) as pool:
+        with pool_of(at, _classify, model=_onnx(at, name)) as pool:
             yield partial(_kept, partial(pool.map, _classify, chunksize=4), plan, at.folder)
 
     return contender
