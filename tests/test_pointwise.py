@@ -72,7 +72,8 @@ def test_a_large_file_is_not_looked_into(tmp_path: Path, monkeypatch: pytest.Mon
     ("dims", "number"), [(b"\x08\x03\x08\xac\x02", 300), (b"\x0a\x03\x03\xac\x02", 300)]
 )
 def test_shapes_are_read_packed_and_one_by_one(dims: bytes, number: int) -> None:
-    assert pointwise._dims(dims + b"\x10\x01\x42\x01w\x4d\0\0\0\0\x51" + bytes(8)) == (3, number)
+    rest = b"\x10\x01\x42\x01w\x4d\0\0\0\0\x51" + bytes(8)
+    assert pointwise._dims(memoryview(dims + rest)) == (3, number)
 
 
 def test_it_gives_what_the_other_layout_gives(tmp_path: Path) -> None:

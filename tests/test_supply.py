@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 import pipeline
-from pipeline import runfile
+from pipeline import notation
 from pipeline.errors import ConfigError, ModelError, SlideError
 from pipeline.model import load_model
 from pipeline.model.download import downloaded
@@ -63,8 +63,8 @@ def test_arrays_are_loaded_without_objects_and_yaml_by_a_safe_loader() -> None:
         given = {each.arg: ast.unparse(each.value) for each in call.keywords}
         assert given.get("allow_pickle", "False") == "False", path
         if name in ("yaml.load", "yaml.load_all"):
-            assert given.get("Loader") == "_Loader", path
-    assert issubclass(runfile._Loader, yaml.SafeLoader)
+            assert given.get("Loader") == "Loader", path
+    assert issubclass(notation.Loader, yaml.SafeLoader)
 
 
 class Running:

@@ -29,8 +29,8 @@ KNOWN = ("slide_id", "image_path", "mpp", "mask_path")
 
 _CSV, _PARQUET = ".csv", ".parquet"
 
-_MOST_BYTES, _MOST_ROWS = 2**26, 2**21
-"""Of a manifest: half a million slides in CSV; a few bytes of Parquet may claim any number."""
+_MOST_BYTES, _MOST_ROWS = 2**28, 2**21
+"""Of a manifest: two million slides in CSV; a few bytes of Parquet may claim any number."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,8 @@
 """The files that a model's weights are in: what they are, and that they are the model's own.
 
-An ONNX file is a message of Protocol Buffers (https://protobuf.dev/programming-guides/encoding)
-that says of a tensor which other file it is in (onnx.proto, TensorProto.external_data). ONNX
-Runtime 1.20 reads any file that is named there (1.32 refuses those elsewhere), so that names are
-looked for here, however they are written.
+An ONNX file says of a tensor which other file it is in (onnx.proto, TensorProto.external_data).
+ONNX Runtime 1.20 reads any file that is named there (1.32 refuses those elsewhere), so that names
+are looked for here, however they are written.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pipeline.errors import ModelError
+from pipeline.model.protobuf import parts
 
 __all__ = ["digest_of", "names_in"]
 
@@ -31,9 +31,6 @@ _INNER: Mapping[str, Mapping[int, str]] = {
     "tensor": {13: "entry"},
 }
 """What a message holds by the number of its fields, as far as there may be tensors in it."""
-
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_MOST_BITS = 64
 
 
 def digest_of(card: str, onnx: Path) -> tuple[str, str]:
@@ -70,7 +67,7 @@ def _external_names(content: bytes) -> Iterator[str]:
     waiting = [("model", memoryview(content))]
     while waiting:
         kind, message = waiting.pop()
-        fields = _fields(message)
+        fields = parts(message)
         if kind == "entry":
             said = dict(fields)  # of a field that is there twice the last counts
             if bytes(said.get(1, b"")) == b"location":
@@ -78,41 +75,6 @@ def _external_names(content: bytes) -> Iterator[str]:
             continue
         inner = _INNER[kind]
         waiting += [(inner[number], value) for number, value in fields if number in inner]
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Give number and content of the fields of a message that are messages, texts or bytes."""
-    at = 0
-    while at < len(message):
-        tag, at = _varint(message, at)
-        wire = tag & 7
-        if wire == _BYTES:
-            length, at = _varint(message, at)
-            if length > len(message) - at:
-                raise ValueError("a field goes on beyond its end")
-            yield tag >> 3, message[at : at + length]
-            at += length
-        elif wire == _VARINT:
-            _, at = _varint(message, at)
-        elif wire in (_FIXED64, _FIXED32):
-            at += 8 if wire == _FIXED64 else 4
-        else:
-            raise ValueError(f"a field is of an unknown kind, {wire}")
-    if at > len(message):
-        raise ValueError("a field goes on beyond its end")
-
-
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """Give a number that is written seven bits a byte, and where it ends."""
-    value = 0
-    for shift in range(0, _MOST_BITS + 6, 7):
-        if at >= len(message):
-            raise ValueError("a number is cut off")
-        value |= (message[at] & 0x7F) << shift
-        at += 1
-        if message[at - 1] < 0x80:
-            return value, at
-    raise ValueError("a number does not end")
 
 
 def _external(card: str, onnx: Path, content: bytes) -> Iterator[Path]:
