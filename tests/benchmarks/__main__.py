@@ -7,6 +7,7 @@ import json
 import platform
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from importlib.metadata import version
@@ -35,30 +36,45 @@ _VERSIONS = (
 def main(arguments: list[str] | None = None) -> int:
     """Run the jobs and show one table."""
     asked = _parse(arguments)
-    folder = Path(asked.folder)
+    folder = Path(asked.folder).resolve()  # cards name their models
     folder.mkdir(parents=True, exist_ok=True)
     names = asked.only or [*JOBS, SMALL, _REMOTE, *COHORTS, OVERHEAD]
     names += [LARGE] if asked.large and LARGE not in names else []
     rows: list[Row] = []
     runs: dict[str, Any] = {}
     for name in names:
-        if name not in JOBS:
-            rows += _others(name, asked, folder)
-            continue
-        job = JOBS[name]
-        if job.model is not None and shared_model(job.model) is None:
-            _say(f"{name}: left out: no {job.model} in the models of the folder {SHARED} names")
-            continue
-        slide = _slide(asked, job, folder)
-        _say(f"{name}: {slide.name}")
-        found = run_rounds(job, slide, rounds=asked.repeats, cores=asked.cores, folder=folder)
-        runs[name] = {each: [asdict(run) for run in of] for each, of in found.items()}
-        rows += rows_of(job, slide, found)
+        started = time.monotonic()
+        made = list(_rows(name, asked, folder, runs))
+        rows += made
+        for row in made:  # a run may be cut short
+            _say("  " + ", ".join(cell for cell in row.cells if cell != "-"))
+        _say(f"  in {time.monotonic() - started:.0f} s")
+        if asked.json:
+            _save(asked, rows, runs)
     print(table(rows))
-    if asked.json:
-        about_it = {"machine": _machine(asked), "rows": [asdict(row) for row in rows], "runs": runs}
-        Path(asked.json).write_text(json.dumps(about_it, indent=2), encoding="utf-8")
     return 0
+
+
+def _save(asked: argparse.Namespace, rows: list[Row], runs: dict[str, Any]) -> None:
+    about_it = {"machine": _machine(asked), "rows": [asdict(row) for row in rows], "runs": runs}
+    Path(asked.json).write_text(json.dumps(about_it, indent=2), encoding="utf-8")
+
+
+def _rows(
+    name: str, asked: argparse.Namespace, folder: Path, runs: dict[str, Any]
+) -> Iterable[Row]:
+    """Do one job and give its rows; what was measured is put into ``runs``."""
+    if name not in JOBS:
+        return _others(name, asked, folder)
+    job = JOBS[name]
+    if job.model is not None and shared_model(job.model) is None:
+        _say(f"{name}: left out: no {job.model} in the models of the folder {SHARED} names")
+        return ()
+    slide = _slide(asked, job, folder)
+    _say(f"{name}: {slide.name}")
+    found = run_rounds(job, slide, rounds=asked.repeats, cores=asked.cores, folder=folder)
+    runs[name] = {each: [asdict(run) for run in of] for each, of in found.items()}
+    return rows_of(job, slide, found)
 
 
 def _others(name: str, asked: argparse.Namespace, folder: Path) -> Iterable[Row]:
@@ -66,10 +82,11 @@ def _others(name: str, asked: argparse.Namespace, folder: Path) -> Iterable[Row]
     if name == _REMOTE:
         return _remote(asked, folder)
     _say(name)
+    rounds = 1 if asked.quick else asked.repeats
     if name == OVERHEAD:
-        return overhead_rows(folder, quick=asked.quick, rounds=asked.repeats)
+        return overhead_rows(folder, quick=asked.quick, rounds=rounds)
     if name == SMALL:
-        return small_rows(folder, rounds=asked.repeats)
+        return small_rows(folder, rounds=rounds)
     if name == LARGE:
         return large_rows(folder, rounds=asked.repeats, cores=asked.cores)
     return [cohort_row(name, folder, quick=asked.quick)]
@@ -129,8 +146,9 @@ def _slide(asked: argparse.Namespace, job: Job | None, folder: Path) -> Path:
 
     mpp = 0.5 if job is None else job.mpp
     width, height = asked.width, asked.height
-    if job is not None and job.most is not None:
-        width, height = min(width, job.most[0]), min(height, job.most[1])
+    most = None if job is None else (asked.quick and job.quick) or job.most
+    if most is not None:
+        width, height = min(width, most[0]), min(height, most[1])
     path = Path(folder, f"demo-{width}x{height}-{mpp:g}um.svs")
     if asked.slide is not None and (job is None or job.any_slide):
         path = asked.slide

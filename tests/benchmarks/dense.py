@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.benchmarks.contenders import Contender, Run, Setting, write_sample
 from tests.benchmarks.models import model_card
-from tests.benchmarks.pools import Here, Place, open_session, places_of, pool_of, read_place
+from tests.benchmarks.pools import Here, Place, open_session, places_of, pool_of, read_place, scaled
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -36,8 +36,7 @@ DENSE = "dense.zarr"
 """What both write: a group of levels, or an array ``(1, y, x)``."""
 
 SIDE = 1024
-"""Side of what is read, predicted and written at once: whole chunks (of 512, 1024 and 2048 the
-fastest, measured)."""
+"""Side of what is read, predicted and written at once: whole chunks. 512 and 2048 take as long."""
 
 CHUNK = 512
 HALO = 32
@@ -159,8 +158,7 @@ def _predict(session: Any, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if height % MULTIPLE or width % MULTIPLE:
         missing = [(0, -height % MULTIPLE), (0, -width % MULTIPLE), (0, 0)]
         pixels = np.pad(pixels, missing, mode="edge")
-    batch = pixels.transpose(2, 0, 1)[None].astype(np.float32)
-    batch *= np.float32(1 / 255)
+    batch = scaled(pixels)
     scores = session.run(None, {"image": batch})[0][0, 0, :height, :width]
     scores *= np.float32(255)
     return np.asarray(np.rint(scores, out=scores).astype(np.uint8))

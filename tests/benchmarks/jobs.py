@@ -29,7 +29,8 @@ class Job:
     """Something to do: by us, by a limit if there is one, and by baselines.
 
     ``mpp`` is that of the synthetic slide, ``most`` the most it may have of columns and rows:
-    few enough for a real network, and whole blocks, as many for each of two cores;
+    few enough for a real network, and whole blocks, as many for each of two cores; ``quick`` the
+    same where it is to be quick;
     ``any_slide`` says whether a user's will do as well, whatever its scale. ``model`` is a real
     model it needs.
     """
@@ -42,6 +43,7 @@ class Job:
     any_slide: bool = True
     model: str | None = None
     most: tuple[int, int] | None = None
+    quick: tuple[int, int] | None = None
 
     @property
     def contenders(self) -> dict[str, Contender]:
@@ -105,6 +107,7 @@ JOBS = {
                 Rival("one bare session", bare_sessions(1, "resnet-18")),
             ),
             most=(8_192, 8_192),
+            quick=(4_096, 2_048),
         ),
         Job(
             "dense, 1 x 1 convolution",
@@ -126,6 +129,7 @@ JOBS = {
             predicts("instanseg"),
             Rival("bare session", bare_session("instanseg")),
             most=(3_840, 1_920),
+            quick=(1_920, 1_920),
             model="instanseg",
         ),
         Job(

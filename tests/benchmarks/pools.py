@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import openslide
     from numpy.typing import NDArray
 
-__all__ = ["Here", "Place", "open_session", "places_of", "pool_of", "read_place"]
+__all__ = ["Here", "Place", "open_session", "places_of", "pool_of", "read_place", "scaled"]
 
 Place = tuple[int, int, int, int]  # left, top, width, height
 
@@ -76,6 +76,16 @@ def open_session(model: str) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def scaled(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Give ``(y, x, 3)`` pixels as a model wants them: ``(1, 3, y, x)`` from 0 to 1, in a row."""
+    import numpy as np
+
+    height, width, channels = pixels.shape
+    batch = np.empty((1, channels, height, width), np.float32)
+    np.multiply(pixels.transpose(2, 0, 1), np.float32(1 / 255), out=batch[0])
+    return batch
 
 
 def _open(

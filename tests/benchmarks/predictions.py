@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tests.benchmarks.contenders import Contender, Run, Setting, write_sample
 from tests.benchmarks.models import model_card
+from tests.benchmarks.pools import open_session
 
 if TYPE_CHECKING:
     from pipeline.model import SessionRef
@@ -159,11 +160,8 @@ def _call(member: SessionRef, batch: int) -> None:
 @lru_cache(maxsize=1)
 def _opened(member: SessionRef, batch: int) -> tuple[Any, dict[str, Any]]:
     import numpy as np
-    import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(member.onnx, options, providers=["CPUExecutionProvider"])
+    session = open_session(member.onnx)
     ready = np.random.default_rng(0).random(member.input_shape(batch), np.float32)
     return session, {session.get_inputs()[0].name: ready}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.benchmarks.contenders import Contender, Run, Setting
-from tests.benchmarks.pools import Here, Place, pool_of, read_place
+from tests.benchmarks.pools import Here, Place, pool_of, read_place, scaled
 from tests.benchmarks.predictions import pixels_of, plan_of
 
 if TYPE_CHECKING:
@@ -84,8 +84,5 @@ def _classify(place: Place) -> NDArray[np.float32]:
 
 
 def _scores(session: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    import numpy as np
-
-    batch = pixels.transpose(2, 0, 1)[None].astype(np.float32) * np.float32(1 / 255)
-    scores: NDArray[np.float32] = session.run(None, {"image": batch})[0][0]
+    scores: NDArray[np.float32] = session.run(None, {"image": scaled(pixels)})[0][0]
     return scores
