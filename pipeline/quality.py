@@ -23,7 +23,8 @@ from skimage.filters import gaussian
 from skimage.morphology import dilation
 
 from pipeline.geometry import Index
-from pipeline.tissue import drop_small_objects, padding, smoothed
+from pipeline.specks import drop_small_objects
+from pipeline.tissue import padding, smoothed
 
 __all__ = ["BLUR_CELL", "BLUR_MPP", "CODES", "MEANINGS", "blur", "focus_moments", "pen"]
 

@@ -28,12 +28,12 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from skimage.filters import gaussian, rank, threshold_otsu
-from skimage.measure import label
 from skimage.morphology import dilation, disk, erosion
+
+from pipeline.specks import drop_small_objects, fill_small_holes
 
 __all__ = [
     "TissueSettings",
-    "drop_small_objects",
     "padding",
     "resample_mask",
     "smoothed",
@@ -50,9 +50,12 @@ Plane: TypeAlias = NDArray[np.floating[Any]]
 _BLACK = 24
 
 _SMOOTHING_SIGMA = 1.0  # pixels of the coarse image
+_SMOOTHING_REACH = 4  # as scipy's, which cuts a Gaussian off at four sigma
 _MEDIAN_SIDE = 7  # the same, as CLAM's mthresh
 _ENTROPY_RADIUS = 4  # 49 pixels: enough to count levels in, and an edge spreads 32 um at 8
 _ENTROPY_LEVELS = 64  # grey levels: noise of glass must not look like texture
+
+_BAND_ROWS = 256  # of a picture, worked on at once
 
 
 @dataclass(frozen=True)
@@ -89,10 +92,7 @@ def tissue_mask(rgb: NDArray[np.uint8], mpp: tuple[float, float], settings: Tiss
     if settings.method == "none":
         return np.ones(rgb.shape[:2], dtype=np.bool_)
     measure = _MEASURES[settings.method]
-    black = padding(rgb)
-    if black.any():
-        rgb = np.where(black[..., np.newaxis], np.uint8(255), rgb)
-    stain = measure.of(rgb)
+    stain, black = _measured(rgb, measure)
     # The copy is spared where there is no padding: this runs in the client, on a whole slide.
     seen = stain[~black] if black.any() else stain
     tissue: Mask = (stain > _threshold(seen, measure)) & ~black
@@ -100,10 +100,29 @@ def tissue_mask(rgb: NDArray[np.uint8], mpp: tuple[float, float], settings: Tiss
     return tidied(tissue, mpp, settings)
 
 
+def _measured(rgb: NDArray[np.uint8], measure: _Measure) -> tuple[Plane, Mask]:
+    """Give the stain of a picture, and its padding.
+
+    Band by band: all at once it would take four times as much memory as the picture.
+    """
+    shape = rgb.shape[:2]
+    stain, black = np.empty(shape, np.float32), np.empty(shape, np.bool_)
+    halo = measure.reach + 1  # what padding is looks one further
+    for y in range(0, shape[0], _BAND_ROWS):
+        inner = slice(y, min(y + _BAND_ROWS, shape[0]))
+        top = max(y - halo, 0)
+        band, here = rgb[top : inner.stop + halo], slice(y - top, inner.stop - top)
+        dark = padding(band)
+        if dark.any():
+            band = np.where(dark[..., np.newaxis], np.uint8(255), band)
+        stain[inner], black[inner] = measure.of(band)[here], dark[here]
+    return stain, black
+
+
 def tidied(tissue: Mask, mpp: tuple[float, float], settings: TissueSettings) -> Mask:
     """Give a mask with its small holes filled, then without its small pieces."""
     pixel_um2 = mpp[0] * mpp[1]
-    tissue = _fill_small_holes(tissue, settings.min_hole_um2 / pixel_um2)
+    tissue = fill_small_holes(tissue, settings.min_hole_um2 / pixel_um2)
     return drop_small_objects(tissue, settings.min_area_um2 / pixel_um2)
 
 
@@ -171,10 +190,12 @@ class _Measure(NamedTuple):
     """A way of measuring stain, and what its values mean.
 
     Up to ``glass`` a pixel is surely glass, above ``tissue`` surely tissue, and classes closer
-    than ``contrast`` are one class, judged by ``tissue`` alone.
+    than ``contrast`` are one class, judged by ``tissue`` alone. A value depends on pixels up to
+    ``reach`` away.
     """
 
     of: Callable[[NDArray[np.uint8]], Plane]
+    reach: int
     glass: float
     tissue: float
     contrast: float
@@ -186,10 +207,10 @@ class _Measure(NamedTuple):
 # between pale and strong tissue, which is not what it was asked. Otsu splits pure noise of
 # standard deviation s into halves 1.6 s apart; smoothed glass has s < 0.015.
 _MEASURES = {
-    "otsu": _Measure(_saturation, 0.05, 0.10, 0.03),
-    "hsv": _Measure(_median_saturation, 0.05, 0.10, 0.03),
-    "density": _Measure(_density, 0.05, 0.10, 0.03),
-    "entropy": _Measure(_entropy, 0.8, 1.4, 0.8),
+    "otsu": _Measure(_saturation, _SMOOTHING_REACH, 0.05, 0.10, 0.03),
+    "hsv": _Measure(_median_saturation, _MEDIAN_SIDE // 2, 0.05, 0.10, 0.03),
+    "density": _Measure(_density, _SMOOTHING_REACH, 0.05, 0.10, 0.03),
+    "entropy": _Measure(_entropy, _SMOOTHING_REACH + 2 * _ENTROPY_RADIUS, 0.8, 1.4, 0.8),
 }
 
 
@@ -202,30 +223,6 @@ def _threshold(stain: Plane, measure: _Measure) -> float:
     if stain.mean(where=above) - stain.mean(where=~above) < measure.contrast:
         return measure.tissue
     return min(max(otsu, measure.glass), measure.tissue)
-
-
-# Not skimage's remove_small_objects and remove_small_holes: 0.26 renamed their arguments (the
-# old names warn, the new ones do not exist in 0.24), areas here are not whole pixels, and a
-# glass corner cut off by the image's edge is no hole.
-def _fill_small_holes(tissue: Mask, min_area: float) -> Mask:
-    """Fill holes below `min_area` pixels that tissue encloses."""
-    regions: NDArray[np.integer[Any]] = label(~tissue, connectivity=1)
-    small = np.bincount(regions.ravel()) < min_area
-    edges = (regions[0], regions[-1], regions[:, 0], regions[:, -1])
-    small[np.concatenate(edges)] = False
-    small[0] = False  # label 0 is the tissue itself
-    filled: Mask = tissue | small[regions]
-    return filled
-
-
-def drop_small_objects(tissue: Mask, min_area: float) -> Mask:
-    """Drop objects below `min_area` pixels, unless the whole image is: then none can be large."""
-    if tissue.size < min_area:
-        return tissue
-    regions: NDArray[np.integer[Any]] = label(tissue, connectivity=2)
-    small = np.bincount(regions.ravel()) < min_area
-    kept: Mask = tissue & ~small[regions]
-    return kept
 
 
 def mostly_black(rgb: NDArray[np.uint8]) -> bool:

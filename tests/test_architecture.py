@@ -46,7 +46,17 @@ LAYERS = (
         *("store", "objects"),
     ),
     (
-        *("tissue", "masks", "quality", "detecting", "memory", "seen", "arrange", "selection"),
+        *(
+            "tissue",
+            "specks",
+            "masks",
+            "quality",
+            "detecting",
+            "memory",
+            "seen",
+            "arrange",
+            "selection",
+        ),
         *("finish", "predicting", "options", "blocks", "planned", "plan", "pyramid", "conversion"),
     ),
     (
@@ -130,7 +140,7 @@ HOMES = {
     "markupsafe": ("report/pages.py",),
     "pyarrow": ("store/tables.py", "manifest/listed.py", "export/"),
     "shapely": ("objects/outlines.py",),
-    "skimage": ("tissue.py", "quality.py", "objects/"),
+    "skimage": ("tissue.py", "specks.py", "quality.py", "objects/"),
     "h5py": ("export/hdf5.py",),
     "anndata": ("export/h5ad.py", "export/spatial.py"),
     "pandas": ("export/h5ad.py", "export/spatial.py"),
