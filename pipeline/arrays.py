@@ -107,6 +107,9 @@ def _paint(pixels: NDArray[np.uint8], colour: tuple[int, int, int]) -> None:
     pixels[...] = colour[0] if len(set(colour)) == 1 else colour
 
 
+_ROWS = 64
+
+
 @dataclass(frozen=True, slots=True)
 class _WhereReadable:
     """A level whose boxes are ``(y, x, 4)``: RGB and 255; all 0 where a box cannot be read."""
@@ -154,6 +157,16 @@ def _average(
     if factor == 1:
         return np.ascontiguousarray(block.transpose(2, 0, 1))
     height, width, samples = block.shape
+    averaged = np.empty((samples, ceil_div(height, factor), ceil_div(width, factor)), np.uint8)
+    # A few rows at a time: sums are four times as wide, and would be larger than the block.
+    for y in range(0, averaged.shape[1], _ROWS):
+        rows = block[y * factor : (y + _ROWS) * factor]
+        averaged[:, y : y + _ROWS] = _means(rows, factor).transpose(2, 0, 1)
+    return averaged
+
+
+def _means(block: NDArray[np.uint8], factor: int) -> NDArray[np.uint32]:
+    height, width, samples = block.shape
     # Row upon row, then column upon column: the only wide sums are those of what is left.
     down = np.zeros((ceil_div(height, factor), width, samples), np.uint32)
     for y in range(min(factor, height)):
@@ -169,5 +182,4 @@ def _average(
     count = (rows[:, None] * columns)[..., None]
     sums += count // 2
     sums //= count
-    averaged: NDArray[np.uint8] = sums.astype(np.uint8).transpose(2, 0, 1)
-    return averaged
+    return sums

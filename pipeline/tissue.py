@@ -56,6 +56,7 @@ _ENTROPY_RADIUS = 4  # 49 pixels: enough to count levels in, and an edge spreads
 _ENTROPY_LEVELS = 64  # grey levels: noise of glass must not look like texture
 
 _BAND_ROWS = 256  # of a picture, worked on at once
+_BINS, _BINNED = 256, 2**20
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def tissue_mask(rgb: NDArray[np.uint8], mpp: tuple[float, float], settings: Tiss
     # The copy is spared where there is no padding: this runs in the client, on a whole slide.
     seen = stain[~black] if black.any() else stain
     tissue: Mask = (stain > _threshold(seen, measure)) & ~black
-    del seen, stain
+    del seen, stain, black
     return tidied(tissue, mpp, settings)
 
 
@@ -214,11 +215,22 @@ _MEASURES = {
 }
 
 
+def _histogram(stain: Plane) -> tuple[NDArray[np.integer[Any]], NDArray[np.floating[Any]]]:
+    """Count stain in bins between its extremes, and give their centres, as skimage does."""
+    ends = (float(stain.min()), float(stain.max()))
+    flat = stain.reshape(-1)
+    counts, edges = np.zeros(_BINS, np.intp), np.empty(0)
+    for first in range(0, flat.size, _BINNED):  # it would copy all of it
+        some, edges = np.histogram(flat[first : first + _BINNED], _BINS, ends)
+        counts += some
+    return counts, (edges[:-1] + edges[1:]) / 2
+
+
 def _threshold(stain: Plane, measure: _Measure) -> float:
     """Give the amount of stain above which a pixel is tissue."""
     if stain.size == 0 or np.ptp(stain) < measure.contrast:
         return measure.tissue
-    otsu = float(threshold_otsu(stain))
+    otsu = float(threshold_otsu(hist=_histogram(stain)))
     above = stain > otsu
     if stain.mean(where=above) - stain.mean(where=~above) < measure.contrast:
         return measure.tissue
