@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pipeline
 from pipeline.cli import main
 from pipeline.errors import SlideError, StoreError
+from pipeline.store.survey import survey
 from pipeline.view.answers import UnknownQuestionError, answer
-from pipeline.view.catalogue import catalogue_of
+from pipeline.view.catalogue import Catalogue, catalogue_of
 from tests.fuzzing.harness import Target, files_of
 from tests.fuzzing.mutating import Mutations
 from tests.fuzzing.slides import mutate_tree
@@ -61,23 +66,30 @@ def _result(seeds: Path, folder: Path, mutations: Mutations) -> str:
     return "read"
 
 
-def _look(folder: Path) -> str:
-    said = "read"
-    results = pipeline.open_results(folder)
+def _properties(results: Any) -> str:
+    """Ask for whatever results say of themselves."""
+    said = "unreadable" if results.unopened else "read"
     results.table()
+    repr(results)
     for stored in results.values():
         for name in dir(type(stored)):
             try:
                 getattr(stored, name)
             except StoreError:
                 said = "unreadable"
+    return said
+
+
+def _look(folder: Path) -> str:
+    results = pipeline.open_results(folder)
+    said = _properties(results)
+    for stored in results.values():
         for name in list(stored.kinds):
             try:
                 for level in stored.levels_of(name):
                     level.compute(scheduler="synchronous")
             except StoreError:
                 said = "unreadable"
-    repr(results)
     return said
 
 
@@ -85,10 +97,12 @@ _QUESTIONS = ("slides", "slide/drawn", "state/drawn", "thumbnail/drawn")
 
 
 def _view(folder: Path) -> str:
-    import json
+    return _asked(catalogue_of(folder), _QUESTIONS)
 
-    said, catalogue = "read", catalogue_of(folder)
-    questions = list(_QUESTIONS)
+
+def _asked(catalogue: Catalogue, first: Sequence[str]) -> str:
+    """Ask what the page asks, and for a tile of every layer."""
+    said, questions = "read", list(first)
     while questions:
         try:
             found = answer(catalogue, question := questions.pop(0))
@@ -116,6 +130,19 @@ def _resume(seeds: Path, folder: Path) -> str:
     return "read" if summary.complete else "incomplete"
 
 
+def _metadata(seeds: Path, folder: Path, mutations: Mutations) -> str:
+    """Change what a store says of itself, and look at it in every way that reads little."""
+    store, copy = seeds / "results", folder / "results"
+    shutil.copytree(store, copy, copy_function=os.link)
+    root = copy / "drawn.zarr" / "zarr.json"
+    content = root.read_bytes()
+    root.unlink()
+    root.write_bytes(mutations.json(json.loads(content)))
+    said = _properties(pipeline.open_results(copy))
+    survey(str(root.parent))
+    return _asked(catalogue_of(copy), _QUESTIONS[:3]) if said == "read" else said
+
+
 LOADS = (
     *("pipeline.batch", "pipeline.report", "pipeline.examine", "pipeline.export.geojson"),
     *("pipeline.export.csv_files", "pipeline.view.catalogue", "pipeline.view.server"),
@@ -123,4 +150,7 @@ LOADS = (
     *("pipeline.readers.openslide", "pipeline.readers.ome_zarr", "skimage.measure", "distributed"),
 )
 
-TARGETS = (Target("results", write_results, _result, loads=LOADS),)
+TARGETS = (
+    Target("metadata", write_results, _metadata, loads=LOADS),
+    Target("results", write_results, _result, loads=LOADS),
+)

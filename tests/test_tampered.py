@@ -1,0 +1,88 @@
+"""Stores whose own metadata somebody has changed: told as damaged, and never followed outside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zarr
+
+import pipeline
+from pipeline.errors import DamagedStoreError
+from pipeline.store.attributes import check_attributes
+from pipeline.stored import open_stored
+
+OUTPUT = {"name": "a", "kind": "scores", "folder": "scores/a", "channels": ["x"], "values": []}
+
+GOOD: dict[str, Any] = {
+    "settings": {"slide.mpp": [0.5, 0.25], "model.range.a": [0, 1], "output.block": 96, "x": None},
+    "provenance": {"slide": {"shape": [300, 500], "seen_mpp": [0.5, 0.5], "crop": None}},
+    "outputs": [OUTPUT],
+    "tables": ["nuclei", "grade-regions"],
+    "failures": [{"block": [0, 1], "reason": "no"}],
+    "blocks": {"failed": 1},
+    "memory": {"peak_bytes": None},
+    "seconds": 1.5,
+}
+
+BAD: list[dict[str, Any]] = [
+    {"settings": []},
+    {"settings": {"slide.mpp": [0.5]}},
+    {"settings": {"slide.mpp": [0, 0.5]}},
+    {"settings": {"slide.mpp": [float("nan"), 0.5]}},
+    {"settings": {"model.range.a": [1, 0]}},
+    {"settings": {"output.block": 0}},
+    {"settings": {"output.block": True}},
+    {"provenance": "me"},
+    {"provenance": {"slide": {"shape": [2**40, 5]}}},
+    {"provenance": {"notes": [1]}},
+    {"outputs": {}},
+    {"outputs": [1.5]},
+    {"outputs": [{**OUTPUT, "folder": "../../other"}]},
+    {"outputs": [{**OUTPUT, "name": "a/b"}]},
+    {"outputs": [{**OUTPUT, "kind": "pickle"}]},
+    {"outputs": [{"name": "a"}]},
+    {"tables": ["../nuclei"]},
+    {"failures": [{"block": [0], "reason": "no"}]},
+    {"failures": [{"block": [0, -1], "reason": "no"}]},
+    {"blocks": {"failed": "1"}},
+    {"seconds": 10**400},
+    {"sessions": [1]},
+]
+
+
+def store_that_says(path: Path, own: dict[str, Any]) -> Path:
+    zarr.open_group(str(path), mode="w", attributes={"wsi_pipeline": {"format": 2, **own}})
+    return path
+
+
+def test_what_is_written_is_accepted() -> None:
+    check_attributes(GOOD)
+    check_attributes({})
+    check_attributes({"settings": None})
+
+
+@pytest.mark.parametrize("own", BAD, ids=[f"{i} {next(iter(each))}" for i, each in enumerate(BAD)])
+def test_what_no_version_writes_is_damage_and_the_other_slides_are_opened(
+    own: dict[str, Any], tmp_path: Path
+) -> None:
+    store_that_says(tmp_path / "good.zarr", GOOD)
+    path = store_that_says(tmp_path / "bad.zarr", {**GOOD, **own})
+    results = pipeline.open_results(tmp_path)
+    assert list(results) == ["good"]
+    error = results.unopened["bad"]
+    assert isinstance(error, DamagedStoreError)
+    assert f"{error}".startswith(f'{path}: damaged: its metadata say "{next(iter(own))}": ')
+    assert len(f"{error}") < 600
+
+
+def test_what_is_not_said_and_somebody_needs_is_damage(tmp_path: Path) -> None:
+    stored = open_stored(str(store_that_says(tmp_path / "a.zarr", {"settings": {}})))
+    assert stored is not None
+    for key, ask in (
+        ("slide.mpp", lambda: stored.level0_mpp),
+        ("slide", lambda: stored.provenance["slide"]),
+    ):
+        with pytest.raises(DamagedStoreError, match=f"its metadata do not say {key}"):
+            ask()
