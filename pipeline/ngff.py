@@ -5,6 +5,7 @@ The specification is at https://ngff.openmicroscopy.org/0.5/; nothing is read or
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,9 +94,14 @@ class Placement:
 
     @classmethod
     def parse(cls, transformations: Sequence[Mapping[str, Any]]) -> Placement:
-        """Read a dataset's ``coordinateTransformations`` back."""
+        """Read a dataset's ``coordinateTransformations`` back.
+
+        Raises `ValueError` where they place nothing; others where they are of another kind.
+        """
         found = {each["type"]: each[each["type"]] for each in transformations}
-        (*_, y, x), (*_, y0, x0) = found["scale"], found["translation"]
+        y, x, y0, x0 = (float(n) for kind in ("scale", "translation") for n in found[kind][-2:])
+        if not (0 < y < math.inf and 0 < x < math.inf and math.isfinite(y0 + x0)):
+            raise ValueError(f"pixels of {y:g} x {x:g} at {y0:g}, {x0:g}")
         return cls((y, x), (y0, x0))
 
     @classmethod

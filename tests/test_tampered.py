@@ -32,6 +32,8 @@ BAD: list[dict[str, Any]] = [
     {"settings": {"slide.mpp": [0, 0.5]}},
     {"settings": {"slide.mpp": [float("nan"), 0.5]}},
     {"settings": {"model.range.a": [1, 0]}},
+    {"settings": {"model.output.a": ["scores", "t", "none", 1]}},
+    {"settings": {"model.objects.a": []}},
     {"settings": {"output.block": 0}},
     {"settings": {"output.block": True}},
     {"provenance": "me"},
@@ -86,3 +88,16 @@ def test_what_is_not_said_and_somebody_needs_is_damage(tmp_path: Path) -> None:
     ):
         with pytest.raises(DamagedStoreError, match=f"its metadata do not say {key}"):
             ask()
+
+
+@pytest.mark.parametrize("scale", [["a", 1], [0, 1], [1], [1e400, 1], [10**400, 1], None, "xy"])
+def test_a_place_that_is_none_is_damage(scale: Any, tmp_path: Path) -> None:
+    path = store_that_says(tmp_path / "a.zarr", GOOD)
+    moves = [{"type": "scale", "scale": scale}, {"type": "translation", "translation": [0, 0]}]
+    datasets = [{"path": "0", "coordinateTransformations": moves}]
+    group = zarr.open_group(str(path), mode="r+")
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"datasets": datasets}]}
+    stored = open_stored(str(path))
+    assert stored is not None
+    with pytest.raises(DamagedStoreError):
+        _ = stored.placements

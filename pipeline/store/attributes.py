@@ -78,6 +78,13 @@ def _rising(value: Any) -> bool:
     return _list(_number, of=2)(value) and bool(value[0] < value[1])
 
 
+def _output(value: Any) -> bool:
+    """Accept kind, tensor, activation, stride and channels, as `pipeline.model.refs` has them."""
+    return (
+        _is(list)(value) and len(value) == 5 and _positive(value[3]) and _list(_is(str))(value[4])
+    )
+
+
 _OUTPUT = _keys(
     {
         "name": _name,
@@ -97,9 +104,9 @@ _SETTINGS = _keys(
         "output.block": lambda value: _count(value) and 0 < value < 2**31,
         "tissue.step": _list(_positive, of=2),
         "model.range.*": _rising,
-        "model.output.*": _is(list),
-        "model.labels.*": _is(list),
-        "model.objects.*": _is(list),
+        "model.output.*": _output,
+        "model.labels.*": lambda value: _is(list)(value) and len(value) == 2,
+        "model.objects.*": lambda value: _is(list)(value) and len(value) >= 5,
     }
 )
 

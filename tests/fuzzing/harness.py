@@ -16,8 +16,6 @@ import random
 import resource
 import shutil
 import signal
-import sys
-import tempfile
 import time
 import traceback
 from collections import Counter
@@ -25,19 +23,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
 
 from pipeline.errors import PipelineError
+from tests.fuzzing.confined import bounded
 from tests.fuzzing.mutating import Mutations
 
-__all__ = ["MOST_MEMORY", "MOST_SECONDS", "Failure", "Report", "Target", "bounded", "fuzz"]
+__all__ = ["MOST_SECONDS", "Failure", "Report", "Target", "files_of", "fuzz"]
 
 MOST_SECONDS, MOST_WAITING = 20, 120
 """What one case may take of a processor, and by the clock: a hang is a failure, other work on the
 machine is none."""
-
-MOST_MEMORY = 3 * 2**30
-"""Address space that cases may take beside what everything that is imported takes."""
 
 MOST_SAID = 20_000
 """Characters of the longest error: whatever a file holds, nobody reads more."""
@@ -100,11 +95,12 @@ def fuzz(
 ) -> Report:
     """Run cases of a target for so many seconds, but ``least`` of them; or ``only`` one.
 
-    Below ``work`` are the seeds, and ``failed/CASE`` for each case that failed.
+    Below ``work`` is ``failed/CASE`` for each case that failed; beside it are the seeds, which
+    targets share.
     """
-    seeds = work / "seeds"
+    seeds = _seeds(target, work)
     report = Report(target.name, seed)
-    status, told = bounded(lambda: _prepared(target, seeds), work, seconds=300)
+    status, told = bounded(lambda: _prepared(target, seeds), seeds.parent, seconds=300)
     if status:
         report.failures.append(Failure(-1, "seeds", told))
         return report
@@ -180,92 +176,14 @@ def _keep(work: Path, case: int, told: str) -> None:
     (kept / "told.txt").write_text(told)
 
 
+def _seeds(target: Target, work: Path) -> Path:
+    return work.parent / "seeds" / target.prepare.__name__.lstrip("_")
+
+
 def _prepared(target: Target, seeds: Path) -> None:
     if not seeds.exists():
         seeds.mkdir()
         target.prepare(seeds)
-
-
-def bounded(
-    job: Callable[[], None],
-    work: Path,
-    *,
-    seconds: float | None = None,
-    memory: int = MOST_MEMORY,
-) -> tuple[int, str]:
-    """Do a job in a forked child; give its exit status, below 0 for a signal, and what it said.
-
-    The child ends after ``seconds``, if given, and has ``memory`` bytes of address space more
-    than this process. It may write below ``work`` alone; where it does elsewhere it fails.
-    """
-    work.mkdir(parents=True, exist_ok=True)
-    log = work / "said.txt"
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child == 0:
-        _child(job, work, log, seconds, memory)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status), log.read_text("utf-8", "replace")
-
-
-def _child(
-    job: Callable[[], None], work: Path, log: Path, seconds: float | None, memory: int
-) -> NoReturn:
-    code = 1
-    try:
-        said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
-        os.dup2(said, 1)
-        os.dup2(said, 2)
-        sys.stdout = os.fdopen(1, "w", closefd=False)
-        sys.stderr = os.fdopen(2, "w", closefd=False)
-        faulthandler.enable(said)
-        faulthandler.register(signal.SIGXCPU, said, chain=True)
-        if seconds:
-            faulthandler.dump_traceback_later(seconds, exit=True, file=said)
-        _confine(work)
-        limit = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE + memory
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        job()
-        code = 0
-    except BaseException:  # noqa: BLE001 - a child tells its parent whatever it was
-        traceback.print_exc()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-_MAKES = {
-    **dict.fromkeys(("os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.chmod"), (0,)),
-    **dict.fromkeys(("os.rename", "os.link", "os.symlink"), (1,)),
-}
-_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
-
-
-def _confine(work: Path) -> None:
-    """Let Python write below one folder, where home and temporary files are, too."""
-    home = work / "home"
-    home.mkdir(exist_ok=True)
-    os.environ.update(HOME=str(home), TMPDIR=str(home), MPLCONFIGDIR=str(home))
-    tempfile.tempdir = str(home)
-    sys.dont_write_bytecode = True
-    os.chdir(home)
-    allowed = (str(work), "/dev/", "/proc/self")
-
-    def hook(event: str, args: tuple[Any, ...]) -> None:
-        if event == "open":
-            path, _, flags = args
-            paths = [path] if isinstance(flags, int) and flags & _WRITING else []
-        else:
-            paths = [args[i] for i in _MAKES.get(event, ())]
-        for path in paths:
-            if isinstance(path, str | bytes | os.PathLike):
-                where = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 - as the kernel has it
-                if not where.startswith(allowed):
-                    raise AssertionError(f"{event} outside of {work}: {where}")
-
-    sys.addaudithook(hook)
 
 
 def _cases(
@@ -315,7 +233,7 @@ def _outcome(target: Target, work: Path, folder: Path, seed: int, number: int) -
     rng = random.Random(f"{target.name} {seed} {number}")
     try:
         try:
-            return target.case(work / "seeds", folder, Mutations(rng, still=number == 0))
+            return target.case(_seeds(target, work), folder, Mutations(rng, still=number == 0))
         except PipelineError as error:
             if number == 0:
                 raise AssertionError("what is mutated has to be good") from error

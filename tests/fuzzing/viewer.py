@@ -14,7 +14,7 @@ from pipeline.manifest.listed import is_manifest
 from pipeline.readers.multiscales import is_ome_zarr
 from tests.fuzzing.harness import MOST_SECONDS, Target
 from tests.fuzzing.mutating import Mutations
-from tests.fuzzing.results import LOADS, write_results
+from tests.fuzzing.results import LOADS, SECRET, write_results
 
 __all__ = ["TARGETS"]
 
@@ -24,7 +24,6 @@ _PATHS = (
     *("/ask/objects/drawn/objects-4/0/0", "/ask/../../secret", "/ask/slide/..%2f..%2fsecret"),
     *("/ask/tile/drawn/tissue/99/9999999/0?x=1&y=%00", "/secret", "//secret", "/%2e%2e/secret"),
 )
-_SECRET = b"nobody may read this"
 
 _served: dict[str, Any] = {}
 
@@ -39,12 +38,6 @@ def _serving(seeds: Path) -> Any:
         _served["stack"] = stack  # ends with the process
         _served["server"] = stack.enter_context(serving(catalogue_of(seeds / "results")))
     return _served["server"]
-
-
-def _prepare(seeds: Path) -> None:
-    write_results(seeds)
-    for place in (seeds, seeds / "results", seeds / "results" / "drawn.zarr"):
-        (place / "secret").write_bytes(_SECRET)
 
 
 def _request(seeds: Path, folder: Path, mutations: Mutations) -> str:
@@ -63,7 +56,7 @@ def _request(seeds: Path, folder: Path, mutations: Mutations) -> str:
             answered = _sent(server.port, mutations.binary(said), 0.2)
         except TimeoutError:
             return "hung up"
-    assert _SECRET not in answered
+    assert SECRET not in answered
     assert b"Traceback" not in answered
     status = answered.split(b" ", 2)[1] if answered.startswith(b"HTTP/1.1 ") else b"none"
     assert status != b"500", (said, answered)
@@ -112,6 +105,6 @@ def _nothing(seeds: Path) -> None:
 
 
 TARGETS = (
-    Target("request", _prepare, _request, loads=LOADS),
+    Target("request", write_results, _request, loads=LOADS),
     Target("url", _nothing, _url),
 )
