@@ -31,7 +31,8 @@ def main() -> int:
         root = (asked.keep or Path(scratch)).absolute()
         reports = [_run(TARGETS[name], root, asked) for name in asked.target or TARGETS]
     if asked.report:
-        asked.report.write_text(json.dumps([asdict(report) for report in reports]))
+        told = [{**vars(each), "failures": list(map(asdict, each.failures))} for each in reports]
+        asked.report.write_text(json.dumps(told))
     return int(any(report.failures for report in reports))
 
 
