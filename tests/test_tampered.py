@@ -94,7 +94,7 @@ def test_what_is_not_said_and_somebody_needs_is_damage(tmp_path: Path) -> None:
 def test_a_place_that_is_none_is_damage(scale: Any, tmp_path: Path) -> None:
     path = store_that_says(tmp_path / "a.zarr", GOOD)
     moves = [{"type": "scale", "scale": scale}, {"type": "translation", "translation": [0, 0]}]
-    datasets = [{"path": "0", "coordinateTransformations": moves}]
+    datasets: Any = [{"path": "0", "coordinateTransformations": moves}]
     group = zarr.open_group(str(path), mode="r+")
     group.attrs["ome"] = {"version": "0.5", "multiscales": [{"datasets": datasets}]}
     stored = open_stored(str(path))
