@@ -250,10 +250,13 @@ def look(path: str) -> Look | None:
     own: Any = attributes.get(ATTRIBUTE)
     if not isinstance(own, dict):
         raise StoreError(f"{path}: a zarr group of another program; move it away")
-    if own.get("format") != FORMAT:
+    written = own.get("format")
+    if written != FORMAT:
+        later = isinstance(written, int) and written > FORMAT
+        remedy = "use the later wsi-pipeline that wrote it" if later else "name another place"
         raise StoreError(
-            f"{path}: store format {own.get('format')}, this version knows {FORMAT}; name another "
-            "place, or move it away"
+            f"{path}: store format {written}, this version knows {FORMAT}; {remedy}, or move it "
+            "away"
         )
     if "kind" not in own:  # the pixels of a slide are for their reader to understand
         check_attributes(own)
