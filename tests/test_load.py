@@ -400,6 +400,7 @@ def test_weights_of_inner_graphs_and_functions_are_found(toy_model: ToyModel) ->
         field(7, field(1, field(5, field(6, field(5, tensor))))),
         field(7, field(1, field(5, field(22, field(2, tensor))))),
         field(25, field(7, in_attribute)),
+        field(25, field(11, field(5, tensor))),
         field(20, field(1, field(5, tensor))),
     ):
         assert names_in("card", "toy.onnx", b"\x08\x08" + content) == ["inner.bin"]

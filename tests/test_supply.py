@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import ast
+import datetime as dt
 import hashlib
 import json
 import os
 import pickle
 import re
+import ssl
+import subprocess
+import sys
+import threading
 import tomllib
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 import pipeline
 from pipeline import notation
@@ -147,7 +158,88 @@ def test_wherever_a_download_is_sent_it_is_the_file_that_was_meant(web: Web, cac
         assert downloaded("card", f"{web.url}/m.onnx", digest).read_bytes() == meant
 
 
+def certificate_for_localhost(folder: Path) -> tuple[Path, Path]:
+    """Write an authority's certificate, and one it vouches for with its key; give both files."""
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    authority, host = (
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("ours", "localhost")
+    )
+    now = dt.datetime.now(dt.UTC)
+    written = []
+    for key, subject in zip(keys, (authority, host), strict=True):
+        made = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(authority)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - dt.timedelta(days=1))
+            .not_valid_after(now + dt.timedelta(days=1))
+            .add_extension(x509.BasicConstraints(subject is authority, None), critical=True)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+            .sign(keys[0], hashes.SHA256())
+        )
+        written.append(made.public_bytes(Encoding.PEM))
+    secret = keys[1].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (folder / "authority.pem").write_bytes(written[0])
+    (folder / "host.pem").write_bytes(written[1] + secret)
+    return folder / "authority.pem", folder / "host.pem"
+
+
+class Moved(BaseHTTPRequestHandler):
+    """Says of everything but ``/here`` that it has moved to a server without encryption."""
+
+    elsewhere = ""
+
+    def do_GET(self) -> None:
+        if self.path == "/here":
+            self.send_response(200)
+            self.send_header("Content-Length", "4")
+            self.end_headers()
+            self.wfile.write(b"here")
+            return
+        self.send_response(302)
+        self.send_header("Location", self.elsewhere)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+@pytest.mark.parametrize("environment", [{}, {"AWS_ENDPOINT": "http://127.0.0.1:1"}])
+def test_no_address_with_encryption_leads_to_one_without(
+    environment: dict[str, str], web: Web, tmp_path: Path
+) -> None:
+    authority, host = certificate_for_localhost(tmp_path)
+    web.files["/there"] = b"there"
+    handler = type("Handler", (Moved,), {"elsewhere": f"{web.url}/there"})
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(host)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"https://localhost:{server.server_port}"
+        code = "import sys\nfrom pipeline import cloud\nprint(cloud.read(sys.argv[1]))"
+        here, there = (
+            subprocess.run(
+                [sys.executable, "-c", code, f"{url}/{name}"],
+                env={**os.environ, "SSL_CERT_FILE": str(authority), **environment},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            for name in ("here", "there")
+        )
+        server.shutdown()
+    assert here.stdout == "b'here'\n", here.stderr
+    assert "error following redirect" in there.stderr
+    assert not web.requests
+
+
 # What is installed with it
+
+TRIED = ("cpu", "objects", "remote")
+"""Extras that are installed where the oldest versions are tried."""
 
 NAMED = re.compile(r"^[A-Za-z0-9._-]+", re.MULTILINE)
 
@@ -169,3 +261,15 @@ def test_every_dependency_is_listed_with_its_reason() -> None:
             for extra in where.split(", "):
                 listed.add((name, "" if extra == "always" else extra.strip("`[]")))
     assert listed == needed
+
+
+def test_the_oldest_versions_that_are_tried_are_the_oldest_that_are_allowed() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    asked = [*project["dependencies"], *(each for n in TRIED for each in extras[n])]
+    text = (ROOT / ".ci" / "constraints-oldest.txt").read_text()
+    tried = dict(re.findall(r"^([\w.-]+)==([\w.]+)", text, re.MULTILINE))
+    allowed = {re.split(r"[\[>]", each)[0]: each.split(">=")[1] for each in asked}
+    assert tried.keys() == allowed.keys()
+    for name, version in allowed.items():
+        assert f"{tried[name]}.".startswith(f"{version}."), name

@@ -115,7 +115,8 @@ def _store(
         "connect_timeout": timedelta(seconds=limits.connect_s),
         "timeout": timedelta(seconds=limits.request_s),
     }
-    if scheme == "http" or any(plain):
+    # What is asked for by https:// is not followed to a server without encryption.
+    if scheme == "http" or (scheme != "https" and any(plain)):
         client["allow_http"] = True
     backoff = {
         "init_backoff": timedelta(milliseconds=100),
