@@ -137,7 +137,8 @@ class _WhereReadable:
 
 
 def _reduced(source: Source, plane: Shape, factor: int) -> da.Array:
-    grid = Grid(plane, ceil_div(BLOCK, factor) * factor)
+    # Smaller blocks than a model's: a client looks at a slide while little else needs memory.
+    grid = Grid(plane, ceil_div(BLOCK // 2, factor) * factor)
     small = Grid((ceil_div(plane[0], factor), ceil_div(plane[1], factor)), grid.cell // factor)
     return map_blocks(
         _average,

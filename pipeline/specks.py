@@ -28,7 +28,9 @@ def fill_small_holes(tissue: Mask, min_area: float) -> Mask:
     edges = (regions[0], regions[-1], regions[:, 0], regions[:, -1])
     small[np.concatenate(edges)] = False
     small[0] = False  # label 0 is the tissue itself
-    return tissue | _of(small, regions)
+    filled = _of(small, regions)
+    filled |= tissue
+    return filled
 
 
 def drop_small_objects(tissue: Mask, min_area: float) -> Mask:
@@ -37,7 +39,9 @@ def drop_small_objects(tissue: Mask, min_area: float) -> Mask:
         return tissue
     regions: NDArray[np.integer[Any]] = label(tissue, connectivity=2)
     small = _areas(regions) < min_area
-    return tissue & ~_of(small, regions)
+    kept = _of(~small, regions)
+    kept &= tissue
+    return kept
 
 
 # Both a few rows at a time: numpy widens labels to eight bytes each to count or look them up.

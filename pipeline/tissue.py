@@ -96,16 +96,14 @@ def tissue_mask(rgb: NDArray[np.uint8], mpp: tuple[float, float], settings: Tiss
     stain, black = _measured(rgb, measure)
     # The copy is spared where there is no padding: this runs in the client, on a whole slide.
     seen = stain[~black] if black.any() else stain
-    tissue: Mask = (stain > _threshold(seen, measure)) & ~black
+    tissue: Mask = stain > _threshold(seen, measure)
+    tissue[black] = False
     del seen, stain, black
     return tidied(tissue, mpp, settings)
 
 
 def _measured(rgb: NDArray[np.uint8], measure: _Measure) -> tuple[Plane, Mask]:
-    """Give the stain of a picture, and its padding.
-
-    Band by band: all at once it would take four times as much memory as the picture.
-    """
+    """Give the stain of a picture, and its padding: in bands, which take little memory."""
     shape = rgb.shape[:2]
     stain, black = np.empty(shape, np.float32), np.empty(shape, np.bool_)
     halo = measure.reach + 1  # what padding is looks one further
@@ -232,7 +230,9 @@ def _threshold(stain: Plane, measure: _Measure) -> float:
         return measure.tissue
     otsu = float(threshold_otsu(hist=_histogram(stain)))
     above = stain > otsu
-    if stain.mean(where=above) - stain.mean(where=~above) < measure.contrast:
+    tissue = stain.mean(where=above)
+    glass = stain.mean(where=np.logical_not(above, out=above))
+    if tissue - glass < measure.contrast:
         return measure.tissue
     return min(max(otsu, measure.glass), measure.tissue)
 
