@@ -55,7 +55,7 @@ _MEDIAN_SIDE = 7  # the same, as CLAM's mthresh
 _ENTROPY_RADIUS = 4  # 49 pixels: enough to count levels in, and an edge spreads 32 um at 8
 _ENTROPY_LEVELS = 64  # grey levels: noise of glass must not look like texture
 
-_BAND_ROWS = 256  # of a picture, worked on at once
+_ROWS = 256  # of a picture, worked on at once
 _BINS, _BINNED = 256, 2**20
 
 
@@ -107,8 +107,8 @@ def _measured(rgb: NDArray[np.uint8], measure: _Measure) -> tuple[Plane, Mask]:
     shape = rgb.shape[:2]
     stain, black = np.empty(shape, np.float32), np.empty(shape, np.bool_)
     halo = measure.reach + 1  # what padding is looks one further
-    for y in range(0, shape[0], _BAND_ROWS):
-        inner = slice(y, min(y + _BAND_ROWS, shape[0]))
+    for y in range(0, shape[0], _ROWS):
+        inner = slice(y, min(y + _ROWS, shape[0]))
         top = max(y - halo, 0)
         band, here = rgb[top : inner.stop + halo], slice(y - top, inner.stop - top)
         dark = padding(band)

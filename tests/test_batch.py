@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -247,3 +249,21 @@ def test_a_demo_that_cannot_be_written_is_refused(run_file: Path, tmp_path: Path
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ConfigError, match=r"demo\.slide: .*cannot be written"):
         pipeline.run(run_file, [f"demo={{slide: {tmp_path}/file/demo.svs}}"])
+
+
+def test_a_run_in_threads_loads_nothing_of_a_cluster(run_file: Path) -> None:
+    code = (
+        "import sys\n"
+        "from pipeline.batch import run\n"
+        "from pipeline.runfile import load_config\n"
+        f"run(load_config({str(run_file)!r}, ['tissue.method=otsu']))\n"
+        "print(sorted({'bokeh', 'distributed', 'tornado'} & {*sys.modules}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=run_file.parent,
+    )
+    assert done.stdout.splitlines()[-1] == "[]"

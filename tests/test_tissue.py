@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from pipeline import specks, tissue
 from pipeline.tissue import TissueSettings, tissue_fraction, tissue_mask
 
 GLASS, PINK, PALE, PADDING = (243, 241, 244), (200, 120, 180), (238, 214, 230), (0, 0, 0)
@@ -129,6 +130,40 @@ def test_density_finds_tissue_without_colour_that_otsu_misses() -> None:
 
 def iou(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     return float((found & truth).sum() / (found | truth).sum())
+
+
+@pytest.mark.parametrize("method", ["otsu", "hsv", "density", "entropy"])
+@pytest.mark.parametrize("rows", [1, 37, 128])
+def test_a_picture_judged_in_bands_is_judged_as_a_whole(
+    method: Literal["otsu", "hsv", "density", "entropy"],
+    rows: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rgb = picture((130, 90), GLASS, noise=6)
+    for y, colour in ((10, PINK), (34, PALE), (70, PINK)):
+        paint(rgb, np.s_[y : y + 17, y % 40 : 70], colour)
+    rgb[:40, :30] = 0
+    rgb[-3:] = 0
+    how = TissueSettings(method=method, min_area_um2=2_000, min_hole_um2=2_000)
+    whole = tissue_mask(rgb, MPP, how)
+    assert 0 < whole.mean() < 1
+    for module in (tissue, specks):
+        monkeypatch.setattr(module, "_ROWS", rows)
+    monkeypatch.setattr(tissue, "_BINNED", 1000)
+    np.testing.assert_array_equal(tissue_mask(rgb, MPP, how), whole)
+
+
+def test_a_large_picture_takes_little_more_memory_than_itself() -> None:
+    rgb = picture((1200, 1000), GLASS)
+    paint(rgb, np.s_[200:900, 300:800], PINK)
+    tissue_mask(rgb[:64, :64], MPP, METHODS[0])
+    tracemalloc.start()
+    try:
+        tissue_mask(rgb, MPP, METHODS[0])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 11 * rgb.shape[0] * rgb.shape[1]
 
 
 def blob() -> NDArray[np.bool_]:
