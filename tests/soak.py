@@ -155,6 +155,8 @@ def run_file(folder: Path, names: list[str], kind: str) -> Path:
     settings = {
         "slides": names,
         "model": "model/card.yaml",
+        # OpenSlide keeps 32 MiB of tiles, which so small slides take long to fill.
+        "reader": "tiff",
         "output": {"directory": f"results-{names[0]}", "block": BLOCK},
         "tissue": {"method": "none"},
         "cluster": {"kind": kind, "workers": 2, "slides_at_once": 1, "dashboard": "none"},
