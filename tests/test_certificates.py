@@ -6,6 +6,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+import dask
+import dask.array as da
 import pytest
 from distributed import Client, LocalCluster
 from distributed.security import Security
@@ -126,6 +128,9 @@ def test_a_broken_scheduler_s_file_is_a_clear_error(tmp_path: Path, text: str) -
         cluster("scheduler_file", scheduler_file=str(file)),
     ):
         pass
+    # What could not connect is nobody's scheduler afterwards.
+    assert dask.config.get("scheduler", None) is None
+    assert da.ones(3, chunks=1).sum().compute() == 3
 
 
 def test_a_file_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:

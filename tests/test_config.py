@@ -79,7 +79,7 @@ names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
     slides=names | st.lists(names, min_size=1),
     area=st.floats(min_value=0, allow_infinity=False),
     limit=st.sampled_from(["auto", "4 GiB", 2**30]),
-    seed=st.none() | st.integers(min_value=0),
+    seed=st.none() | st.integers(0, 2**64 - 1),
 )
 def test_a_dumped_config_loads_as_an_equal_one(
     tmp_path_factory: pytest.TempPathFactory,

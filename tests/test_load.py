@@ -403,13 +403,13 @@ def test_weights_of_inner_graphs_and_functions_are_found(toy_model: ToyModel) ->
         field(25, field(11, field(5, tensor))),
         field(20, field(1, field(5, tensor))),
     ):
-        assert names_in("card", "toy.onnx", b"\x08\x08" + content) == ["inner.bin"]
+        assert names_in("toy.onnx", b"\x08\x08" + content) == ["inner.bin"]
 
 
 @pytest.mark.parametrize("content", [b"\x3a\x05ab", b"\x3b", b"\x08", b"\xff" * 12, b"\x09abc"])
 def test_what_is_no_message_is_no_model(content: bytes) -> None:
-    with pytest.raises(ModelError, match=r"^card: toy\.onnx: not an ONNX model .*: a "):
-        names_in("card", "toy.onnx", content)
+    with pytest.raises(ModelError, match=r"^toy\.onnx: not an ONNX model .*: a "):
+        names_in("toy.onnx", content)
 
 
 # Ensembles

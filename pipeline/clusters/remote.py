@@ -30,7 +30,6 @@ def client_at(settings: ClusterConfig, waiting: Waiting) -> Iterator[Client]:
 
     TLS is as Dask's own configuration says (``distributed.comm.tls``).
     """
-    from distributed import Client
     from distributed.security import Security
 
     address = settings.address
@@ -40,7 +39,7 @@ def client_at(settings: ClusterConfig, waiting: Waiting) -> Iterator[Client]:
         waiting.tell(exposed)
     _refuse_without_certificates(address, Security(), address)
     try:
-        client = Client(address)
+        client = _connected(address, Security())
     except (OSError, ValueError) as error:
         raise ClusterError(
             f"{address}: no Dask scheduler answers there: {error}; check cluster.address"
@@ -53,7 +52,6 @@ def client_at(settings: ClusterConfig, waiting: Waiting) -> Iterator[Client]:
 @contextmanager
 def client_of_file(settings: ClusterConfig, waiting: Waiting) -> Iterator[Client]:
     """Give the client of a scheduler that wrote a file; certificates beside that are used."""
-    from distributed import Client
     from distributed.security import Security
 
     file = Path(str(settings.scheduler_file))
@@ -65,7 +63,7 @@ def client_of_file(settings: ClusterConfig, waiting: Waiting) -> Iterator[Client
     try:
         address = str(json.loads(file.read_text())["address"])
         _refuse_without_certificates(address, security, f"{file}: {address}")
-        client = Client(address, security=security)
+        client = _connected(address, security)
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ClusterError(
             f"{file}: no Dask scheduler answers where it says: {error}; is it still running?"
@@ -73,6 +71,19 @@ def client_of_file(settings: ClusterConfig, waiting: Waiting) -> Iterator[Client
     with reconnecting_untold(), client:
         waiting.for_a_worker(client, str(file))
         yield client
+
+
+def _connected(address: str, security: Security) -> Client:
+    """Give a client, dask's default, of a scheduler that answers.
+
+    One that could not connect would stay the default all the same, and whoever computes next in
+    this process would wait for it for ever: so another one, which is not, is tried first.
+    """
+    from distributed import Client
+
+    with Client(address, security=security, set_as_default=False):
+        pass
+    return Client(address, security=security)
 
 
 def _refuse_without_certificates(address: str, security: Security, said: str) -> None:

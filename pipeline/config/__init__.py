@@ -165,7 +165,7 @@ class DemoConfig(Block):
     width: Count = Field(5000, description="Its width in pixels.")
     height: Count = Field(4000, description="Its height in pixels.")
     mpp: Mpp = Field(0.5, description="Its micrometres per pixel.")
-    seed: int = Field(0, ge=0, description="Another seed draws another slide.")
+    seed: int = Field(0, ge=0, lt=2**64, description="Another seed draws another slide.")
 
 
 class RunConfig(Block):

@@ -133,7 +133,7 @@ def _onnx_at(source: str, card: Card) -> Path:
     if is_remote(card.onnx) or is_url(source):
         url = as_url(card.onnx) if is_remote(card.onnx) else beside(source, card.onnx)
         onnx = downloaded(source, url, card.sha256)
-        if outside := names_in(source, shown(url), onnx.read_bytes()):
+        if outside := names_in(shown(url), onnx.read_bytes()):
             raise ModelError(
                 f"{source}: onnx: {shown(url)} has weights in {', '.join(outside)}; download them "
                 "all into one folder, and name the card there"

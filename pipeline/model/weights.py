@@ -52,7 +52,7 @@ def digest_of(card: str, onnx: Path) -> tuple[str, str]:
     return digest.hexdigest(), alone
 
 
-def names_in(card: str, onnx: str, content: bytes) -> list[str]:
+def names_in(onnx: str, content: bytes) -> list[str]:
     """Give the names of the files that hold weights of an ONNX file of that content, sorted.
 
     Raises `ModelError` where it is no ONNX file.
@@ -60,7 +60,7 @@ def names_in(card: str, onnx: str, content: bytes) -> list[str]:
     try:
         return sorted(set(_external_names(content)))
     except ValueError as error:
-        raise ModelError(f"{card}: {onnx}: not an ONNX model that can be run: {error}") from error
+        raise ModelError(f"{onnx}: not an ONNX model that can be run: {error}") from error
 
 
 def _external_names(content: bytes) -> Iterator[str]:
@@ -78,7 +78,7 @@ def _external_names(content: bytes) -> Iterator[str]:
 
 
 def _external(card: str, onnx: Path, content: bytes) -> Iterator[Path]:
-    for name in names_in(card, str(onnx), content):
+    for name in names_in(str(onnx), content):
         path = (onnx.parent / name).resolve() if "\0" not in name else Path("/")
         if not path.is_relative_to(onnx.parent):
             raise ModelError(f"{card}: onnx: weights in {name}, outside the model's folder")
