@@ -24,7 +24,8 @@ def report(results: str, output: str | None) -> int:
     console = open_console()
     with watching(console, "slides") as watch:
         written = write_report(results, output, watch)
-    print_lines(console, [f"{written.path}: {written.slides} slides, {written.drawn} drawn anew"])
+    slides = f"{written.slides} slide{'' if written.slides == 1 else 's'}"
+    print_lines(console, [f"{written.path}: {slides}, {written.drawn} drawn anew"])
     if written.pages:
         print_lines(console, [f"  a page for each in {written.pages}"])
     return 0
