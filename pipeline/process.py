@@ -131,7 +131,7 @@ def return_freed_memory() -> None:
     glibc raises its threshold for that with every large buffer freed, and then keeps up to
     hundreds of megabytes of blocks that are long done. But not each buffer by itself, which is
     what a fixed threshold of trimming means by default: what is asked for anew is cleared and
-    paged in anew, a quarter of the time of a cheap model. So a thread's buffers lie together, and
+    paged in anew, a sixth of the time of a cheap model. So a thread's buffers lie together, and
     what is free at their end goes back. Workers are told the same through their environment.
     Elsewhere than on glibc nothing is done.
     """
