@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.batch import run
+    from pipeline.batch.converting import convert
     from pipeline.clusters import cluster
-    from pipeline.converting import convert
+    from pipeline.execute.staining import fit_stain
     from pipeline.model import load_model, load_models
     from pipeline.plan import predict
-    from pipeline.restained import normalised
     from pipeline.results import open_results
-    from pipeline.showing import show
+    from pipeline.results.showing import show
     from pipeline.slide import open_slide
-    from pipeline.staining import fit_stain
+    from pipeline.slide.restained import normalised
     from pipeline.view.widget import viewer
 
 __version__ = "0.1.0"
@@ -41,17 +41,17 @@ __all__ = [
 
 _HOMES = {
     "cluster": "pipeline.clusters",
-    "convert": "pipeline.converting",
-    "fit_stain": "pipeline.staining",
+    "convert": "pipeline.batch.converting",
+    "fit_stain": "pipeline.execute.staining",
     "load_model": "pipeline.model",
     "load_models": "pipeline.model",
-    "normalised": "pipeline.restained",
+    "normalised": "pipeline.slide.restained",
     "open_results": "pipeline.results",
     "open_slide": "pipeline.slide",
     "predict": "pipeline.plan",
     "run": "pipeline.batch",
     "viewer": "pipeline.view.widget",
-    "show": "pipeline.showing",
+    "show": "pipeline.results.showing",
 }
 
 

@@ -102,7 +102,7 @@ def cli() -> None:
 @click.option("--size", default=1024, show_default=True, help="Longer side in pixels.")
 def thumbnail(slide: str, out: str, size: int) -> None:
     """Write a picture of the whole of SLIDE to OUT (a .png file)."""
-    from pipeline.describe import png_bytes
+    from pipeline.display.describe import png_bytes
     from pipeline.errors import ConfigError
     from pipeline.slide import open_slide
 

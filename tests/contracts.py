@@ -31,7 +31,7 @@ from pipeline.readers import LevelInfo, Metadata, Reader
 
 __all__ = ["check_opener", "check_reader", "check_source", "check_target"]
 
-TOKEN_BYTES = 600
+TOKEN_BYTES = 700
 """What a source may add to a task."""
 
 WINDOW = 600

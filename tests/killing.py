@@ -19,7 +19,7 @@ def main(run_file: str, directory: str, kills: int, seed: int) -> int:
     import pipeline.export.overview
     import pipeline.model.runtime
     from pipeline.batch import run
-    from pipeline.runfile import load_config
+    from pipeline.config.runfile import load_config
 
     config = load_config(run_file, [f"output.directory={directory}"])
     pipeline.model.runtime.runtime_version()  # is imported; no thread has begun

@@ -179,7 +179,7 @@ class S3:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What `pipeline.cloud` is told by."""
+        """What `pipeline.files.cloud` is told by."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": ACCESS,

@@ -111,8 +111,8 @@ def growth(samples: Sequence[Sample], what: str) -> float:
 def live(folder: Path, slides: int, blocks: int, kind: str, runs: int = 1) -> Life:
     """Run ``slides`` of so many blocks in ``runs`` runs, one after the other, and count."""
     from pipeline.batch import run
-    from pipeline.outcomes import Silence, SlideOutcome
-    from pipeline.schedulers import scheduler_in_force
+    from pipeline.books.outcomes import Silence, SlideOutcome
+    from pipeline.execute.schedulers import scheduler_in_force
 
     began, life = time.time(), Life(slides, blocks, kind)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.errors import SlideError
 from pipeline.geometry import Box, Grid
 from pipeline.lazy import map_blocks, read_blocks, write_blocks
-from pipeline.underway import Work
+from pipeline.process.underway import Work
 
 GRID = Grid((20, 30), 10)
 BROKEN = (1, 2)
@@ -58,8 +58,8 @@ def blocks_of(work: Work | None) -> da.Array:
 def compute(work: Work | None, *indices: tuple[int, int]) -> dict[Any, Any]:
     """Compute some blocks on the scheduler in force, each once; give the errors."""
     # Here, because workers import this module, too, and need none of it.
-    from pipeline.schedulers import scheduler_in_force
-    from pipeline.work import compute_blocks
+    from pipeline.execute.schedulers import scheduler_in_force
+    from pipeline.execute.work import compute_blocks
 
     blocks = blocks_of(work)
     return compute_blocks(scheduler_in_force(), blocks, indices, lambda *_: None, attempts=1)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import pipeline
-from pipeline.analysed import analysed_slide
 from pipeline.config import RunConfig
 from pipeline.errors import SlideError, StoreError
-from pipeline.stored import StoredSlide
+from pipeline.results.analysed import analysed_slide
+from pipeline.results.stored import StoredSlide
 from pipeline.view.shown import slide_or_why
 from tests.toys import noise, write_tiff
 

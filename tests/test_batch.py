@@ -14,11 +14,11 @@ import pytest
 import pipeline
 from pipeline.batch import dry_run
 from pipeline.books.kept import not_begun
+from pipeline.books.outcomes import Silence, SlideOutcome
+from pipeline.config.runfile import load_config
 from pipeline.errors import ConfigError, PipelineError, StoreError
 from pipeline.manifest.jobs import Job
-from pipeline.outcomes import Silence, SlideOutcome
 from pipeline.plan import Plan
-from pipeline.runfile import load_config
 from tests.toys import noise, spoil_first_tile, write_tiff
 
 
@@ -255,7 +255,7 @@ def test_a_run_in_threads_loads_nothing_of_a_cluster(run_file: Path) -> None:
     code = (
         "import sys\n"
         "from pipeline.batch import run\n"
-        "from pipeline.runfile import load_config\n"
+        "from pipeline.config.runfile import load_config\n"
         f"run(load_config({str(run_file)!r}, ['tissue.method=otsu']))\n"
         "print(sorted({'bokeh', 'distributed', 'tornado'} & {*sys.modules}))"
     )

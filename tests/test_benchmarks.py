@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 import pipeline
 from pipeline.demo import write_demo
-from pipeline.finding import find_tissue
-from pipeline.stored import open_stored
-from pipeline.tasks import block_tasks
+from pipeline.execute.finding import find_tissue
+from pipeline.lazy.tasks import block_tasks
+from pipeline.results.stored import open_stored
 from pipeline.tissue import TissueSettings
 from tests.benchmarks import baselines, cohorts, dense, large, limits, predictions, published, small
 from tests.benchmarks.cohorts import IN_PROCESSES, Took, many_row

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline import bicubic
-from pipeline.bicubic import Axis, resample
+from pipeline.slide import bicubic
+from pipeline.slide.bicubic import Axis, resample
 from tests.toys import Pixels, noise
 
 ratios = st.floats(0.2, 9.0)

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 import pipeline
-from pipeline.blocks import LEAST_BLOCK, chosen_block
 from pipeline.errors import ConfigError, MemoryBudgetError
 from pipeline.execute import run
-from pipeline.level import Level
-from pipeline.memory import Worker, worker_bytes
+from pipeline.execute.standing import kept_block
 from pipeline.model import Model, load_model
 from pipeline.plan import Options, Plan, Tissue, plan_slide
+from pipeline.plan.blocks import LEAST_BLOCK, chosen_block
+from pipeline.plan.memory import Worker, worker_bytes
 from pipeline.slide import Slide
-from pipeline.standing import kept_block
+from pipeline.slide.level import Level
 
 MIB = 2**20
 

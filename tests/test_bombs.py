@@ -14,15 +14,15 @@ import pytest
 import tifffile
 
 import pipeline
+from pipeline.config.runfile import load_config
 from pipeline.errors import ConfigError, ModelError, PipelineError, SlideError, StoreError
 from pipeline.geometry import Box
 from pipeline.manifest.jobs import jobs
-from pipeline.masks import Raster, load_mask
 from pipeline.model.load import read_card_at
 from pipeline.readers import open_reader
 from pipeline.readers.base import check_sizes
 from pipeline.readers.multiscales import holds_results
-from pipeline.runfile import load_config
+from pipeline.tissue.masks import Raster, load_mask
 from tests.test_ome_zarr import write as write_zarr
 from tests.toys import noise
 

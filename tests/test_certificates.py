@@ -14,8 +14,8 @@ from distributed.security import Security
 
 from pipeline.clusters import cluster
 from pipeline.clusters.security import SCHEDULER_FILE, certified, secured, security_in
-from pipeline.distributing import Distributed
 from pipeline.errors import ClusterError
+from pipeline.execute.distributing import Distributed
 from tests.test_schedulers import graph_of, keys
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import zarr
 
+from pipeline.checks.examine import examine
 from pipeline.clusters import cluster
 from pipeline.errors import DamagedStoreError, StoreError
-from pipeline.examine import examine
 from pipeline.execute import run
 from pipeline.geometry import Box
 from pipeline.plan import Plan

@@ -18,12 +18,12 @@ from distributed import Client
 
 from pipeline.clusters import cluster, cluster_of, reported
 from pipeline.clusters.dashboard import dashboard_notes, links
-from pipeline.distributing import Distributed
+from pipeline.config.runfile import cluster_config
 from pipeline.errors import ClusterError, ConfigError, MemoryBudgetError, SchedulerLostError
-from pipeline.manned import NO_WORKERS
+from pipeline.execute.distributing import Distributed
+from pipeline.execute.manned import NO_WORKERS
+from pipeline.execute.schedulers import scheduler_in_force
 from pipeline.model.session import THREADS_VARIABLE
-from pipeline.runfile import cluster_config
-from pipeline.schedulers import scheduler_in_force
 from tests.test_schedulers import graph_of, keys
 
 

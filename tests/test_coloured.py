@@ -13,13 +13,13 @@ import tifffile
 
 import pipeline
 from pipeline import open_slide
+from pipeline.books.outcomes import Silence
 from pipeline.colour import to_srgb
-from pipeline.coloured import NO_PROFILE, Coloured, coloured, icc_profile
 from pipeline.errors import SlideError
 from pipeline.geometry import Box
-from pipeline.level import slides
-from pipeline.outcomes import Silence
-from pipeline.resample import resampled
+from pipeline.slide.coloured import NO_PROFILE, Coloured, coloured, icc_profile
+from pipeline.slide.level import slides
+from pipeline.slide.resample import resampled
 from tests.contracts import check_source
 from tests.profiles import expected, profile
 from tests.toys import Pixels, expected_means, halved, noise

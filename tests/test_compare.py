@@ -13,9 +13,9 @@ import yaml
 import zarr
 
 from pipeline.batch import run
+from pipeline.checks.compare import Comparison, compare
+from pipeline.checks.differing import ArrayDifference, compare_arrays, compare_tables
 from pipeline.clusters import cluster
-from pipeline.compare import Comparison, compare
-from pipeline.differing import ArrayDifference, compare_arrays, compare_tables
 from pipeline.objects import PlacedObjects
 from pipeline.store import StoredArray
 from tests.test_check import flip

@@ -13,9 +13,9 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline import config
 from pipeline.config import RunConfig
+from pipeline.config.runfile import config_table, describe_fields, dump_config, load_config
 from pipeline.errors import ConfigError
 from pipeline.export import EXPORTS, OF_RUNS
-from pipeline.runfile import config_table, describe_fields, dump_config, load_config
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

@@ -18,12 +18,12 @@ import zarr
 from PIL import ImageCms
 
 import pipeline
+from pipeline.batch.converting import convert
 from pipeline.cli import main
 from pipeline.clusters import cluster
-from pipeline.conversion import plan_conversion
-from pipeline.converting import convert
 from pipeline.errors import ConfigError, MemoryBudgetError, SlideError, StaleStoreError, StoreError
 from pipeline.geometry import Box
+from pipeline.plan.conversion import plan_conversion
 from pipeline.readers.ome_zarr import OmeZarrReader, open_reader
 from pipeline.results import open_results
 from pipeline.slide import Slide, open_slide

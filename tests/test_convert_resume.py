@@ -12,7 +12,7 @@ import dask
 import numpy as np
 import pytest
 
-from pipeline.converting import Converted, convert
+from pipeline.batch.converting import Converted, convert
 from pipeline.errors import SlideError
 from pipeline.geometry import Box
 from pipeline.readers.ome_zarr import open_reader

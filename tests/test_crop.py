@@ -16,19 +16,19 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline import open_slide
+from pipeline.books.provenance import provenance
 from pipeline.clusters import cluster
 from pipeline.execute import run
+from pipeline.execute.finding import find_tissue
 from pipeline.export import export, overview
 from pipeline.export.overview import OverviewImage
-from pipeline.finding import find_tissue
 from pipeline.geometry import Box
-from pipeline.level import Level, SlideRef, _cut
 from pipeline.model import load_model
 from pipeline.plan import Options, plan_slide
-from pipeline.provenance import provenance
 from pipeline.readers import LevelInfo
 from pipeline.results import open_results
 from pipeline.slide import Slide
+from pipeline.slide.level import Level, SlideRef, _cut
 from pipeline.tissue import TissueSettings
 from tests.contracts import check_source
 from tests.toys import expected_means, expected_neighbours, halved, noise, write_tiff

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.detecting import detect
 from pipeline.errors import ConfigError
-from pipeline.finding import find_tissue
+from pipeline.execute.finding import find_tissue
 from pipeline.model import load_model
+from pipeline.plan.detecting import detect
 from pipeline.slide import Slide, open_slide
 from pipeline.tissue import TissueSettings
 from tests.toys import expected_means, noise, write_tiff

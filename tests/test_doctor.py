@@ -22,11 +22,11 @@ from distributed import Client
 from onnx import helper
 
 import pipeline
-from pipeline import places
 from pipeline.books.lease import lease
+from pipeline.config.runfile import load_config
 from pipeline.doctor import Finding, examine
 from pipeline.doctor.cluster import differing
-from pipeline.runfile import load_config
+from pipeline.files import places
 from tests.servers import S3
 from tests.test_cli import Command, command
 from tests.toys import noise, spoil_first_tile, write_graph, write_tiff
@@ -384,7 +384,7 @@ def test_a_worker_with_too_little_memory_is_a_problem(run_file: RunFile) -> None
 DISKS = """
 import json, sys
 from pipeline.doctor import examine
-from pipeline.runfile import load_config
+from pipeline.config.runfile import load_config
 for folder in sys.argv[2:]:
     found = examine(load_config(sys.argv[1], [f"output.directory={folder}/results"]))
     print(json.dumps([[each.state, each.said] for each in found if each.check == "space"]))

@@ -148,7 +148,7 @@ def test_a_server_that_fails_leaves_nothing_behind(
     trouble: str,
     said: str,
 ) -> None:
-    from pipeline.cloud import stores
+    from pipeline.files.cloud import stores
 
     monkeypatch.setattr(stores, "LIMITS", stores.Limits(retries=0, all_retries_s=1))
     card = served(f"{web.url}/models/toy.onnx")

@@ -12,16 +12,16 @@ import pytest
 from numpy.typing import NDArray
 
 import pipeline
-from pipeline.distributing import Distributed
 from pipeline.errors import ConfigError, MemoryBudgetError, StaleStoreError
 from pipeline.execute import run
-from pipeline.finding import find_tissue
-from pipeline.finish import quantise
+from pipeline.execute.distributing import Distributed
+from pipeline.execute.finding import find_tissue
+from pipeline.execute.schedulers import Local, Synchronous, scheduler_in_force
 from pipeline.geometry import Box
 from pipeline.model import load_model
 from pipeline.plan import Options, Plan, Tissue, plan_slide
+from pipeline.plan.finish import quantise
 from pipeline.results import StoredSlide, open_results
-from pipeline.schedulers import Local, Synchronous, scheduler_in_force
 from pipeline.slide import Slide, open_slide
 from pipeline.store import Coverage
 from pipeline.tissue import TissueSettings
@@ -313,7 +313,7 @@ def test_another_model_and_another_slide_are_refused(
 def test_a_run_that_needs_more_memory_than_there_is_is_refused_with_both_numbers(
     slide: Slide, toy_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.schedulers.available_bytes", lambda: 200 * 2**20)
+    monkeypatch.setattr("pipeline.execute.schedulers.available_bytes", lambda: 200 * 2**20)
     out = tmp_path / "out.zarr"
     with (
         dask.config.set(scheduler="threads", num_workers=1),
@@ -352,7 +352,7 @@ def test_tissue_is_looked_for_at_the_resolution_asked_for(demo_slide: Path) -> N
 def test_the_picture_of_the_tissue_stays_small_whatever_scale_a_slide_claims(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.finding.PICTURE_PIXELS", 10_000)
+    monkeypatch.setattr("pipeline.execute.finding.PICTURE_PIXELS", 10_000)
     slide = open_slide(write_tiff(tmp_path / "a.tiff", noise(500, 700), mpp=90.0))
     assert find_tissue(slide, TissueSettings(), 8.0, None).mask.size <= 10_000
 

@@ -12,11 +12,11 @@ import yaml
 from PIL import Image
 
 import pipeline
-from pipeline import places
 from pipeline.config import RunConfig
 from pipeline.demo import write_demo
 from pipeline.errors import MissingExtraError, SlideError, StoreError
 from pipeline.export import EXPORTS, OF_RUNS, export
+from pipeline.files import places
 from tests.test_results_commands import Command, command
 
 __all__ = ["command"]

@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 import pipeline
+from pipeline.batch.recipe import Recipe
+from pipeline.books.outcomes import Silence, Summary
 from pipeline.clusters import cluster
+from pipeline.config.runfile import load_config
 from pipeline.execute import run as run_plan
 from pipeline.manifest.jobs import Job
-from pipeline.outcomes import Silence, Summary
 from pipeline.plan import Plan
-from pipeline.recipe import Recipe
-from pipeline.recoloured import Recoloured
-from pipeline.runfile import load_config
+from pipeline.slide.recoloured import Recoloured
 from tests.toys import RED, SCALE, noise, write_graph
 
 SIDE = 64

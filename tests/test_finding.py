@@ -16,15 +16,15 @@ from PIL import Image, ImageFilter
 from pipeline.config import TissueConfig
 from pipeline.errors import ConfigError, ModelError, SlideError
 from pipeline.execute import run
-from pipeline.finding import find_tissue, finder
+from pipeline.execute.finding import find_tissue, finder
 from pipeline.geometry import Grid
 from pipeline.model import load_model
 from pipeline.plan import Options, plan_slide
-from pipeline.quality import CODES
+from pipeline.plan.seen import Tissue, wanted_patches
 from pipeline.results import open_results
-from pipeline.seen import Tissue, wanted_patches
 from pipeline.slide import Slide, open_slide
 from pipeline.tissue import TissueSettings
+from pipeline.tissue.quality import CODES
 from tests.toys import noise, spoil_first_tile, write_tiff
 
 pytestmark = pytest.mark.usefixtures("in_threads")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.errors import ModelError
-from pipeline.finish import as_labels, quantise
 from pipeline.model import OutputRef
+from pipeline.plan.finish import as_labels, quantise
 
 
 def store(

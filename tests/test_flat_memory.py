@@ -20,9 +20,9 @@ from pathlib import Path
 
 from pipeline.batch import run
 from pipeline.manifest.jobs import Job
-from pipeline.outcomes import Silence
-from pipeline.schedulers import scheduler_in_force
-from pipeline.runfile import load_config
+from pipeline.books.outcomes import Silence
+from pipeline.execute.schedulers import scheduler_in_force
+from pipeline.config.runfile import load_config
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from pipeline.flight import in_flight, slides_at_once
+from pipeline.batch.flight import in_flight, slides_at_once
 
 
 @dataclass

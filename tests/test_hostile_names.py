@@ -15,7 +15,7 @@ import pipeline
 from pipeline.books.names import MANIFEST, STATUS
 from pipeline.cli import main
 from pipeline.errors import ConfigError
-from pipeline.ids import safe_id
+from pipeline.files.ids import safe_id
 from pipeline.view.answers import answer
 from pipeline.view.catalogue import catalogue_of
 from tests.toys import noise, write_tiff, write_toy_model

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.ids import safe_id, with_digest
+from pipeline.files.ids import safe_id, with_digest
 from pipeline.results import ENDING
 
 

@@ -22,10 +22,10 @@ from pipeline.clusters import job_script
 from pipeline.clusters.runner import tasks_on_this_node
 from pipeline.clusters.shape import JobShape
 from pipeline.clusters.slurm import _end
+from pipeline.clusters.workforce import workforce_of
+from pipeline.config.runfile import cluster_config
 from pipeline.errors import ConfigError, MemoryBudgetError
-from pipeline.memory import Worker
-from pipeline.runfile import cluster_config
-from pipeline.workers import workforce_of
+from pipeline.plan.memory import Worker
 
 GIB = 2**30
 
@@ -118,7 +118,7 @@ def test_a_job_s_script_says_all_that_was_asked_for(tmp_path: Path) -> None:
     assert told["--nthreads"] == "4"
     assert told["--memory-limit"] == "8.00GiB"
     assert told["--resources"] == "GPU=1"
-    assert told["--preload"] == "pipeline.worker"
+    assert told["--preload"] == "pipeline.process.worker"
     assert told["--interface"] == "lo"
     assert told["--dashboard-address"] == "127.0.0.1:0"
     assert told["--tls-key"].endswith("/run/key.pem")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.geometry import Box, Frame, Grid, Index, Shape
 from pipeline.lazy import map_blocks, read_blocks, sliceable, write_blocks
-from pipeline.tasks import block_key, block_tasks
+from pipeline.lazy.tasks import block_key, block_tasks
 from tests.contracts import check_source, check_target
 
 # Building a graph takes milliseconds, so a few examples of each shape must do.

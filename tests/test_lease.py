@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import places
 from pipeline.books import swaps
 from pipeline.books.holder import Holder, holder_here
 from pipeline.books.lease import Clock, Lease, Times, held, lease
 from pipeline.books.names import LEASE, named
 from pipeline.errors import ConfigError
-from pipeline.urls import is_url, join
+from pipeline.files import places
+from pipeline.files.urls import is_url, join
 
 SOON = Times(renew_s=0.02, expire_s=60, look_s=0.01)
 PATIENCE_S = 60

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import places
 from pipeline.books.ledger import Ledger
+from pipeline.books.outcomes import SlideOutcome, Summary
 from pipeline.books.rows import COLUMNS, Row, read_rows, written
 from pipeline.errors import ConfigError, StoreError
+from pipeline.files import places
 from pipeline.manifest.jobs import Job
-from pipeline.outcomes import SlideOutcome, Summary
 
 PATIENCE_S = 60
 A, B, C = (Job(name, f"/slides/{name}.svs") for name in "abc")

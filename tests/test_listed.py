@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from pipeline import places
 from pipeline.errors import MissingExtraError
+from pipeline.files import places
 from pipeline.manifest.listed import Listed, read_manifest
 from tests import servers
 

@@ -23,15 +23,15 @@ from distributed import Client
 
 import pipeline
 import pipeline.errors
-from pipeline import places
+from pipeline.books.outcomes import SlideOutcome, Summary
 from pipeline.commands.terminal import log_shown
 from pipeline.errors import SlideError
+from pipeline.files import places
 from pipeline.logs.listening import entry, listening
 from pipeline.logs.logfile import LogFile, Sizes
 from pipeline.logs.report import logging_to
 from pipeline.manifest.jobs import Job
-from pipeline.outcomes import SlideOutcome, Summary
-from pipeline.underway import Work, of_slide
+from pipeline.process.underway import Work, of_slide
 from tests.talking import BROKEN, compute
 from tests.toys import RED, noise, write_tiff
 
@@ -220,7 +220,7 @@ def test_the_terminal_shows_what_is_for_people_and_no_more(
 ) -> None:
     with log_shown(), logging_to(str(tmp_path)):
         logging.getLogger("pipeline").info("copying a.mrxs")
-        logging.getLogger("pipeline.work").warning("block (0, 1): attempt 1 of 2 failed")
+        logging.getLogger("pipeline.execute.work").warning("block (0, 1): attempt 1 of 2 failed")
     assert capsys.readouterr().err == "note: copying a.mrxs\n"
 
 
@@ -231,7 +231,7 @@ def test_what_others_log_is_shown_as_it_is_without_a_log() -> None:
         "with listening(lambda entry: None):\n"
         "    logging.getLogger('foreign').warning('shown')\n"
         "    logging.getLogger('foreign').info('not shown')\n"
-        "    logging.getLogger('pipeline.work').warning('not shown')\n"
+        "    logging.getLogger('pipeline.execute.work').warning('not shown')\n"
         "    logging.getLogger('pipeline').warning('shown, too')\n"
         "print(logging.getLogger().handlers, logging.getLogger('pipeline').level)\n"
     )

@@ -17,17 +17,16 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline import looks
 from pipeline.batch import dry_run
+from pipeline.config.runfile import load_config
+from pipeline.execute.staining import fit_stain
 from pipeline.geometry import Box
-from pipeline.level import slides
-from pipeline.looks import MOST_PIXELS, NO_PICTURE, preview
 from pipeline.plan import Plan
 from pipeline.readers.tiff import TiffReader
-from pipeline.restained import Normalised, normalised
-from pipeline.runfile import load_config
-from pipeline.slide import Slide, open_slide
-from pipeline.staining import fit_stain
+from pipeline.slide import Slide, looks, open_slide
+from pipeline.slide.level import slides
+from pipeline.slide.looks import MOST_PIXELS, NO_PICTURE, preview
+from pipeline.slide.restained import Normalised, normalised
 from tests.toys import noise
 
 HOSTILE = "<img src=x onerror=alert(1)>&'\".tif"

@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import pipeline
-from pipeline.books.names import parse_shard
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
-from pipeline.manifest.jobs import Job, jobs, manifest_text, missing, shard_of
-from pipeline.urls import private, shown
+from pipeline.files.urls import private, shown
+from pipeline.manifest.jobs import Job, jobs, manifest_text, missing
+from pipeline.manifest.shards import parse_shard, shard_of
 from tests.dicoms import write_dicom
 from tests.toys import noise, write_tiff
 

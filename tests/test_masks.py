@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import ConfigError
-from pipeline.masks import Raster, load_mask
 from pipeline.ngff import LARGEST, Placement, label_metadata
+from pipeline.tissue.masks import Raster, load_mask
 
 PINK = (200, 120, 180)
 

@@ -8,9 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import memory
 from pipeline.errors import MemoryBudgetError
-from pipeline.memory import Worker, check_budget, predicted_bytes, reader_bytes, worker_bytes
 from pipeline.model import (
     Card,
     Footprint,
@@ -22,6 +20,8 @@ from pipeline.model import (
     SessionRef,
 )
 from pipeline.model.card import InputSpec, OutputSpec
+from pipeline.plan import memory
+from pipeline.plan.memory import Worker, check_budget, predicted_bytes, reader_bytes, worker_bytes
 from pipeline.slide import open_slide
 
 MIB = 2**20

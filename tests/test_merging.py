@@ -11,17 +11,18 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from pipeline import places
 from pipeline.books.holder import holder_here
 from pipeline.books.lease import lease
 from pipeline.books.merging import merge
-from pipeline.books.names import LEASE, RUNS, STATUS, Shard, named
+from pipeline.books.names import LEASE, RUNS, STATUS, named
 from pipeline.books.rows import Row, read_rows, written
 from pipeline.books.runs import read_runs
 from pipeline.books.runs import written as runs_written
 from pipeline.cli import cli
 from pipeline.commands.terminal import INCOMPLETE
 from pipeline.errors import ConfigError
+from pipeline.files import places
+from pipeline.manifest.shards import Shard
 
 EARLY, LATE = "2026-11-26T01:00:00Z", "2026-11-26T05:00:00Z"
 

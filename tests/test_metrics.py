@@ -11,10 +11,10 @@ import pytest
 from distributed import Client
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipeline import metrics
-from pipeline.metrics import Done
-from pipeline.schedulers import scheduler_in_force
-from pipeline.underway import Work
+from pipeline.execute.schedulers import scheduler_in_force
+from pipeline.process import metrics
+from pipeline.process.metrics import Done
+from pipeline.process.underway import Work
 from tests.talking import BROKEN, compute
 
 STAGES = {"read", "first_of", "write"}
@@ -106,7 +106,7 @@ def test_workers_and_scheduler_show_the_numbers_of_a_run(client: Client) -> None
 def test_numbers_need_no_prometheus() -> None:
     code = (
         "import sys\n"
-        "from pipeline import metrics\n"
+        "from pipeline.process import metrics\n"
         "metrics.count('a', 'write', metrics.Done(0.5, pixels=9))\n"
         "assert 'prometheus_client' not in sys.modules\n"
         "print(metrics.totals()['wsi_pipeline_pixels_total'])\n"

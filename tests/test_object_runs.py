@@ -16,7 +16,7 @@ import pipeline
 from pipeline.demo import read_truth, write_demo
 from pipeline.errors import MissingExtraError
 from pipeline.execute import run
-from pipeline.finding import find_tissue
+from pipeline.execute.finding import find_tissue
 from pipeline.model import load_model
 from pipeline.plan import Options, Plan, plan_slide
 from pipeline.results import StoredSlide, open_results

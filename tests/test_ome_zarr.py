@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numcodecs import Blosc
 
+from pipeline.config.runfile import load_config
 from pipeline.errors import SlideError
 from pipeline.geometry import Box
 from pipeline.manifest.jobs import jobs
 from pipeline.readers.multiscales import is_ome_zarr
 from pipeline.readers.ome_zarr import OmeZarrReader, open_reader
-from pipeline.runfile import load_config
 from pipeline.slide import open_slide
 from tests.contracts import check_opener, check_reader
 from tests.toys import Pixels, halved, noise

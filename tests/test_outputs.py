@@ -19,8 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 import pipeline
 from pipeline.errors import ConfigError, StaleStoreError, StoreError
 from pipeline.execute import run
+from pipeline.execute.finding import find_tissue
 from pipeline.export import export
-from pipeline.finding import find_tissue
 from pipeline.model import load_model
 from pipeline.plan import Options, Plan, Tissue, plan_slide
 from pipeline.results import StoredSlide, open_results
@@ -168,7 +168,7 @@ def test_every_output_is_what_the_model_says_of_the_whole_image(
 
 
 def test_all_outputs_of_a_block_are_one_task(slide: Slide, card: Path, tmp_path: Path) -> None:
-    from pipeline.tasks import block_tasks
+    from pipeline.lazy.tasks import block_tasks
 
     plan = planned(slide, card, tmp_path / "a.zarr", block=96)
     assert len(block_tasks(plan.blocks, [(0, 0), (1, 2)])) == 2

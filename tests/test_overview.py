@@ -18,6 +18,7 @@ from skimage.color import rgb2lab
 from pipeline.clusters import cluster
 from pipeline.errors import StoreError
 from pipeline.execute import run
+from pipeline.execute.finding import find_tissue
 from pipeline.export import export, overview
 from pipeline.export.overview import (
     OverviewImage,
@@ -26,7 +27,6 @@ from pipeline.export.overview import (
     save_overview,
     scale_bar_um,
 )
-from pipeline.finding import find_tissue
 from pipeline.model import load_model
 from pipeline.plan import Options, plan_slide
 from pipeline.results import open_stored

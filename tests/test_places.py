@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import places
-from pipeline.urls import is_url, join
+from pipeline.files import places
+from pipeline.files.urls import is_url, join
 from tests.servers import Web
 
 

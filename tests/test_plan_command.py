@@ -15,12 +15,12 @@ import yaml
 
 import pipeline
 from pipeline.batch import dry_run
-from pipeline.calibration import Calibration, calibrate
 from pipeline.cli import main
+from pipeline.config.runfile import load_config
 from pipeline.execute import run
+from pipeline.execute.calibration import Calibration, calibrate
+from pipeline.execute.standing import Standing, standing
 from pipeline.plan import Options, Plan, Tissue, plan_slide
-from pipeline.runfile import load_config
-from pipeline.standing import Standing, standing
 from pipeline.store import drop
 from tests.toys import noise, spoil_first_tile, write_tiff
 

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from pipeline.quality import BLUR_CELL, BLUR_MPP, blur, focus_moments, pen
+from pipeline.tissue.quality import BLUR_CELL, BLUR_MPP, blur, focus_moments, pen
 
 GLASS = (243, 241, 244)
 INKS = {

@@ -92,7 +92,7 @@ def in_a_job(folder: Path, request: pytest.FixtureRequest) -> Iterator[Client]:
     settings = f"kind='slurm-runner', shared_temp_directory={str(folder / 'private')!r}"
     code = (
         "from pipeline.clusters import join_as_worker\n"
-        "from pipeline.runfile import cluster_config\n"
+        "from pipeline.config.runfile import cluster_config\n"
         f"join_as_worker(cluster_config({settings}))"
     )
     patch = request.getfixturevalue("monkeypatch")

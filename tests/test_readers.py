@@ -15,13 +15,13 @@ import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import pipeline.level
+import pipeline.slide.level
 from pipeline import open_slide
 from pipeline.errors import SlideError
 from pipeline.geometry import Box
-from pipeline.level import slides
 from pipeline.readers import Mpp, Reader, open_reader
 from pipeline.readers.openslide import OpenSlideReader, _describe
+from pipeline.slide.level import slides
 from tests.contracts import check_opener, check_reader, check_source
 from tests.toys import halved, noise, read_directly, spoil_first_tile, write_tiff
 
@@ -325,7 +325,7 @@ def test_threads_share_one_handle_and_get_right_pixels(
         opened.append(path)
         return open_reader(path, reader)
 
-    monkeypatch.setattr(pipeline.level, "open_reader", counted)
+    monkeypatch.setattr(pipeline.slide.level, "open_reader", counted)
     level, expected = open_slide(exact_path).level(0), noise(600, 800)
     together = threading.Barrier(2)
 

@@ -16,13 +16,13 @@ from PIL import Image
 
 import pipeline
 from pipeline.batch import dry_run
-from pipeline.distributing import Distributed
+from pipeline.books.outcomes import Silence, SlideOutcome
+from pipeline.config.runfile import load_config
+from pipeline.execute.distributing import Distributed
+from pipeline.execute.schedulers import scheduler_in_force
 from pipeline.geometry import Box
 from pipeline.model import Model
-from pipeline.outcomes import Silence, SlideOutcome
 from pipeline.plan import Plan
-from pipeline.runfile import load_config
-from pipeline.schedulers import scheduler_in_force
 from tests.toys import read_directly, write_tiff
 
 HALO, PATCH = 96, 512  # what the network sees of a pixel's surroundings, and 320 that are kept

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from skimage.measure import label
 
+from pipeline.execute.schedulers import scheduler_in_force
 from pipeline.geometry import Box, Grid
-from pipeline.objects.regions import Regions, regions_done, write_regions
-from pipeline.schedulers import scheduler_in_force
+from pipeline.plan.regions import Regions, regions_done, write_regions
 from pipeline.store.tables import StoredTable, done, read_table
 
 CLASSES = ((1, "tumour"), (2, "stroma"), (3, "necrosis"))

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import cloud
-from pipeline.cloud import stores
 from pipeline.errors import SlideError
+from pipeline.files import cloud
+from pipeline.files.cloud import stores
+from pipeline.files.urls import Private
 from pipeline.readers import remote
 from pipeline.readers.ranges import locate, open_bytes
 from pipeline.readers.remote import AHEAD, GAP, PAGE, PIECE, START, RemoteBytes, spans
-from pipeline.urls import Private
 from tests.servers import Web
 
 CONTENT = np.random.default_rng(0).bytes(3 * 2**20 + 7)

@@ -15,16 +15,16 @@ import pytest
 from click.testing import CliRunner
 
 import pipeline
-from pipeline import cloud, places
+from pipeline.batch.converting import convert
 from pipeline.books.names import CONFIG
 from pipeline.cli import cli
-from pipeline.cloud import stores
-from pipeline.converting import convert
+from pipeline.config.runfile import load_config
 from pipeline.errors import ConfigError, SlideError, StoreError
+from pipeline.files import cloud, places
+from pipeline.files.cloud import stores
 from pipeline.manifest.jobs import jobs
 from pipeline.readers.staging import CACHE_VARIABLE
 from pipeline.results import StoredSlide, open_results
-from pipeline.runfile import load_config
 from pipeline.store import look, withdraw
 from pipeline.store.array import done, drop
 from tests import servers

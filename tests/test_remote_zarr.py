@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.cloud import stores
-from pipeline.converting import convert
+from pipeline.batch.converting import convert
 from pipeline.errors import SlideError, StaleStoreError
+from pipeline.files.cloud import stores
 from pipeline.geometry import Box
 from pipeline.readers.ome_zarr import open_reader
 from pipeline.slide import Slide, open_slide

@@ -23,17 +23,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import pipeline
-from pipeline import places
 from pipeline.batch import run
+from pipeline.books.outcomes import Silence, SlideOutcome
 from pipeline.cli import cli
+from pipeline.config.runfile import load_config
 from pipeline.demo import read_truth
 from pipeline.errors import StoreError
-from pipeline.export.drawing import scale_bar_um
-from pipeline.outcomes import Silence, SlideOutcome
+from pipeline.files import places
+from pipeline.process.stopping import Interrupted, ask_to_stop
 from pipeline.report import numbers, write_report, writing
 from pipeline.results import StoredSlide, open_results
-from pipeline.runfile import load_config
-from pipeline.stopping import Interrupted, ask_to_stop
+from pipeline.results.drawing import scale_bar_um
 from pipeline.store import withdraw
 from tests import servers
 from tests.test_outputs import write_many

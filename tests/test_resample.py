@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import pipeline
-from pipeline import open_slide, resample
+from pipeline import open_slide
 from pipeline.demo import read_truth
 from pipeline.errors import ConfigError, SlideError
 from pipeline.geometry import Box
-from pipeline.level import Level, LevelLike
 from pipeline.model import load_model
 from pipeline.readers.tiff import TiffReader
-from pipeline.resample import Resampled
-from pipeline.slide import Slide
+from pipeline.slide import Slide, resample
+from pipeline.slide.level import Level, LevelLike
+from pipeline.slide.resample import Resampled
 from tests.contracts import check_source
 from tests.toys import Pixels, expected_neighbours, noise, write_tiff
 

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from pipeline.restain import _STRIP, normaliser
-from pipeline.stain import PUBLISHED, Colours, Stains, fit, light_of
+from pipeline.colour.restain import _STRIP, normaliser
+from pipeline.colour.stain import PUBLISHED, Colours, Stains, fit, light_of
 from tests.test_stain import KNOWN, METHODS, amounts, develop, lab, tissue
 from tests.toys import noise
 

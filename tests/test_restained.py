@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from pipeline import open_slide
-from pipeline.coloured import coloured
+from pipeline.colour.restain import normaliser
+from pipeline.colour.stain import PUBLISHED, Colours, Stains
 from pipeline.geometry import Box
-from pipeline.level import LevelLike
-from pipeline.resample import resampled
-from pipeline.restain import normaliser
-from pipeline.restained import Normalised, Stain, normalised
 from pipeline.slide import Slide
-from pipeline.stain import PUBLISHED, Colours, Stains
+from pipeline.slide.coloured import coloured
+from pipeline.slide.level import LevelLike
+from pipeline.slide.resample import resampled
+from pipeline.slide.restained import Normalised, Stain, normalised
 from tests.contracts import check_source
 from tests.profiles import profile
 from tests.test_coloured import write

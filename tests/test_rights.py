@@ -14,15 +14,15 @@ import pytest
 from distributed import Client
 
 import pipeline
+from pipeline.batch.submitting import Driver, submit
 from pipeline.books.lease import Clock, Times, lease
 from pipeline.cli import main
 from pipeline.clusters.security import certified
 from pipeline.clusters.share import TEMPORARY, own_scratch, scratch_named
+from pipeline.config.runfile import parse_config
 from pipeline.errors import ConfigError, SlideError
+from pipeline.files.rights import scratch, write_private
 from pipeline.readers.staging import CACHE_VARIABLE, SIZE_VARIABLE, stage
-from pipeline.rights import scratch, write_private
-from pipeline.runfile import parse_config
-from pipeline.submitting import Driver, submit
 from tests.servers import Web
 from tests.toys import noise, write_tiff, write_toy_model
 

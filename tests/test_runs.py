@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from pipeline import __version__, load_model
+from pipeline.books.outcomes import SlideOutcome, Summary
 from pipeline.books.runs import MOST_RUNS, RunRecord, identities, read_runs
 from pipeline.errors import ConfigError, StoreError
 from pipeline.manifest.jobs import Job
 from pipeline.model import Model
-from pipeline.outcomes import SlideOutcome, Summary
 
 A, B, C = (Job(name, f"/slides/{name}.svs") for name in "abc")
 

@@ -10,11 +10,11 @@ import pytest
 
 import pipeline
 from pipeline import open_slide
+from pipeline.books.outcomes import Silence
 from pipeline.errors import ConfigError, SlideError
-from pipeline.outcomes import Silence
 from pipeline.readers import Mpp
-from pipeline.scale import problem_of, wanted_mpp
 from pipeline.slide import Slide
+from pipeline.slide.scale import problem_of, wanted_mpp
 from tests.toys import noise, write_tiff
 
 ABSURD = [896.0, 0.005, 352.8, 20.1, (0.5, 0.2)]

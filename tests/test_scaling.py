@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.batch.planning import Forecast
 from pipeline.cli import main
 from pipeline.errors import ConfigError
-from pipeline.measured import TYPICAL, Costs, Load, Slides
-from pipeline.planning import Forecast
 from pipeline.scaling import Scale, kind_of, limits, makespan, scale, sequence
+from pipeline.scaling.measured import TYPICAL, Costs, Load, Slides
 from tests.toys import noise, write_tiff
 
 FREE = Costs(block_s=0, slide_s=0, open_s=0, close_s=0, row_s=0)

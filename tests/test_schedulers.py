@@ -16,10 +16,10 @@ from dask._task_spec import Task
 from distributed import Client
 
 from pipeline.clusters import cluster, cluster_of
-from pipeline.distributing import WINDOW, WORKER_DEATHS, Distributed
+from pipeline.config.runfile import cluster_config
 from pipeline.errors import ClusterError, SchedulerLostError, SlideError
-from pipeline.runfile import cluster_config
-from pipeline.schedulers import Local, Scheduler, Synchronous, scheduler_in_force
+from pipeline.execute.distributing import WINDOW, WORKER_DEATHS, Distributed
+from pipeline.execute.schedulers import Local, Scheduler, Synchronous, scheduler_in_force
 
 
 @pytest.fixture(params=["synchronous", "threads", "local"])

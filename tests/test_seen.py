@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from pipeline import open_slide
 from pipeline.errors import ConfigError, SlideError
 from pipeline.geometry import Grid
-from pipeline.level import Level, SlideRef
 from pipeline.model import Model, load_model
-from pipeline.seen import Tissue, check_scale, seen, wanted_patches
+from pipeline.plan.seen import Tissue, check_scale, seen, wanted_patches
+from pipeline.slide.level import Level, SlideRef
 from tests.toys import noise, write_tiff
 
 

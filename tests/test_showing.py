@@ -14,19 +14,19 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import pipeline
-from pipeline import crop as cropping
-from pipeline.crop import Region, crop
 from pipeline.demo import DemoTruth, read_truth
 from pipeline.errors import ConfigError, SlideError
 from pipeline.geometry import Box
-from pipeline.level import slides
 from pipeline.readers.tiff import TiffReader
 from pipeline.results import Results, open_results
-from pipeline.showing import show
+from pipeline.results.showing import show
+from pipeline.results.stored import StoredSlide
+from pipeline.results.within import objects_in
 from pipeline.slide import Slide, open_slide
+from pipeline.slide import crop as cropping
+from pipeline.slide.crop import Region, crop
+from pipeline.slide.level import slides
 from pipeline.store import StoredTable, tables
-from pipeline.stored import StoredSlide
-from pipeline.within import objects_in
 from tests.test_looks import pictures
 from tests.toys import noise, write_tiff
 

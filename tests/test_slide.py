@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from pipeline import open_slide
 from pipeline.errors import SlideError
 from pipeline.geometry import Box
-from pipeline.level import Level, slides
 from pipeline.readers import Mpp
 from pipeline.readers.tiff import TiffReader
 from pipeline.slide import Slide
+from pipeline.slide.level import Level, slides
 from tests.toys import Pixels, noise, read_directly, write_tiff
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import cloud
-from pipeline.cloud import stores
 from pipeline.errors import SlideError
+from pipeline.files import cloud
+from pipeline.files.cloud import stores
 from pipeline.readers.staging import CACHE_VARIABLE, SIZE_VARIABLE, stage
 from pipeline.slide import open_slide
 from tests.servers import Web

@@ -7,15 +7,15 @@ import pytest
 from numpy.typing import NDArray
 from torchstain.numpy.normalizers import NumpyMacenkoNormalizer
 
-from pipeline.errors import SlideError
-from pipeline.restain import normaliser
-from pipeline.stain import (
+from pipeline.colour.restain import normaliser
+from pipeline.colour.stain import (
     LIGHT,
     PUBLISHED,
     Stains,
     fit,
     light_of,
 )
+from pipeline.errors import SlideError
 from tests.toys import noise
 
 METHODS = ["macenko", "reinhard"]

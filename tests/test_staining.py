@@ -16,12 +16,12 @@ import pipeline
 from pipeline import fit_stain, normalised, open_slide
 from pipeline.cli import main
 from pipeline.clusters import cluster
+from pipeline.colour.stain import PUBLISHED, Colours, Stains
 from pipeline.errors import ConfigError, SlideError
-from pipeline.finding import find_tissue
+from pipeline.execute.finding import find_tissue
+from pipeline.execute.staining import _KEPT, Method, _places, _Windows
 from pipeline.geometry import Box
-from pipeline.seen import Tissue
-from pipeline.stain import PUBLISHED, Colours, Stains
-from pipeline.staining import _KEPT, Method, _places, _Windows
+from pipeline.plan.seen import Tissue
 from pipeline.tissue import TissueSettings
 from tests.profiles import profile
 from tests.test_coloured import write

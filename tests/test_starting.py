@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline.config import RunConfig
-from pipeline.runfile import load_config
+from pipeline.config.runfile import load_config
 from tests.test_cli import Command, command
 from tests.toys import noise, write_tiff
 

@@ -13,9 +13,9 @@ from dask._task_spec import Task
 from distributed import Client
 
 from pipeline.clusters import cluster
-from pipeline.distributing import Distributed
-from pipeline.schedulers import Local, Scheduler, Synchronous
-from pipeline.stopping import Stopped, check_stopped, draining, stop_asked
+from pipeline.execute.distributing import Distributed
+from pipeline.execute.schedulers import Local, Scheduler, Synchronous
+from pipeline.process.stopping import Stopped, check_stopped, draining, stop_asked
 
 
 def slow(number: int) -> int:

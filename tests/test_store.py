@@ -19,7 +19,7 @@ from referencing.jsonschema import DRAFT202012
 from pipeline.clusters import cluster
 from pipeline.errors import DiskFullError, StoreError
 from pipeline.execute import run
-from pipeline.finding import find_tissue
+from pipeline.execute.finding import find_tissue
 from pipeline.geometry import Box, Grid
 from pipeline.model import load_model
 from pipeline.plan import Options, Plan, plan_slide

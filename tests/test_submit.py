@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.batch.submitting import Driver, submit
 from pipeline.books.runs import read_runs
+from pipeline.config.runfile import load_config
 from pipeline.errors import ClusterError, ConfigError
-from pipeline.runfile import load_config
-from pipeline.submitting import Driver, submit
 from tests.cohort import BLOCKS, Cohort, write_cohort
 from tests.slurm import Slurm, wait_until
 

@@ -28,12 +28,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 import pipeline
-from pipeline import notation
+from pipeline.config.runfile import parse_config
 from pipeline.errors import ConfigError, ModelError, SlideError
+from pipeline.files import notation
 from pipeline.model import load_model
 from pipeline.model.download import downloaded
 from pipeline.readers.staging import CACHE_VARIABLE
-from pipeline.runfile import parse_config
 from tests.servers import Web, web_server
 from tests.toys import write_toy_model
 
@@ -48,7 +48,9 @@ LOADERS = {
 }
 """What runs what it is given, or may."""
 
-ALLOWED = {("tasks.py", "pickle.loads"): "a task of our own client's, which came over its network"}
+ALLOWED = {
+    ("lazy/tasks.py", "pickle.loads"): "a task of our own client's, which came over its network"
+}
 
 
 def calls() -> Iterator[tuple[str, ast.Call, str]]:
@@ -219,7 +221,7 @@ def test_no_address_with_encryption_leads_to_one_without(
         server.socket = context.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"https://localhost:{server.server_port}"
-        code = "import sys\nfrom pipeline import cloud\nprint(cloud.read(sys.argv[1]))"
+        code = "import sys\nfrom pipeline.files import cloud\nprint(cloud.read(sys.argv[1]))"
         here, there = (
             subprocess.run(
                 [sys.executable, "-c", code, f"{url}/{name}"],

@@ -10,8 +10,8 @@ import zarr
 
 import pipeline
 from pipeline.errors import DamagedStoreError
+from pipeline.results.stored import open_stored
 from pipeline.store.attributes import check_attributes
-from pipeline.stored import open_stored
 
 OUTPUT = {"name": "a", "kind": "scores", "folder": "scores/a", "channels": ["x"], "values": []}
 

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from dask.local import get_sync
 
-from pipeline import tasks
 from pipeline.geometry import Box, Frame, Grid, Index
-from pipeline.lazy import map_blocks, read_blocks, write_blocks
-from pipeline.tasks import block_key, block_tasks, tasks_of
+from pipeline.lazy import map_blocks, read_blocks, tasks, write_blocks
+from pipeline.lazy.tasks import block_key, block_tasks, tasks_of
 from tests.test_lazy import Plane, Sheet
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from pipeline import specks, tissue
-from pipeline.tissue import TissueSettings, tissue_fraction, tissue_mask
+from pipeline import tissue
+from pipeline.tissue import TissueSettings, specks, tissue_fraction, tissue_mask
 
 GLASS, PINK, PALE, PADDING = (243, 241, 244), (200, 120, 180), (238, 214, 230), (0, 0, 0)
 MPP = (8.0, 8.0)

@@ -12,12 +12,12 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.batch.converting import convert
+from pipeline.checks.verify import Tiles, Unreadable, Verified, verify
 from pipeline.cli import main
-from pipeline.converting import convert
 from pipeline.geometry import Box, Grid, Shape
-from pipeline.level import Level, SlideRef
 from pipeline.slide import open_slide
-from pipeline.verify import Tiles, Unreadable, Verified, verify
+from pipeline.slide.level import Level, SlideRef
 from tests.contracts import check_source
 from tests.toys import noise, spoil_first_tile, write_tiff
 

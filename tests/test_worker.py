@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.worker import unforeseen
+from pipeline.process.worker import unforeseen
 from tests.toys import RED, noise, write_tiff
 
 

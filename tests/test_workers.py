@@ -7,14 +7,14 @@ import os
 import pytest
 from distributed import Client
 
-from pipeline import workers
-from pipeline.clusters import local
+from pipeline.clusters import local, workforce
+from pipeline.clusters.workforce import workforce_of
 from pipeline.config import ClusterConfig
-from pipeline.memory import BASE_BYTES, LATER_BYTES
-from pipeline.peaks import begin_peak, end_peak
+from pipeline.execute.peaks import begin_peak, end_peak
+from pipeline.execute.schedulers import Local, Synchronous, scheduler_in_force
+from pipeline.execute.workers import worker_in_force
+from pipeline.plan.memory import BASE_BYTES, LATER_BYTES
 from pipeline.process import resident_bytes
-from pipeline.schedulers import Local, Synchronous, scheduler_in_force
-from pipeline.workers import worker_in_force, workforce_of
 
 GIB = 2**30
 
@@ -22,7 +22,7 @@ GIB = 2**30
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine of 8 cores and 16 GiB."""
-    for module in (local, workers):
+    for module in (local, workforce):
         monkeypatch.setattr(module, "cores", lambda: 8)
         monkeypatch.setattr(module, "available_bytes", lambda: 16 * GIB)
 

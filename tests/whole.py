@@ -21,8 +21,8 @@ import zarr
 from pipeline.execute import run
 from pipeline.model import load_model
 from pipeline.plan import Options, Plan, Tissue, plan_slide
+from pipeline.process.stopping import Stopped, ask_to_stop, draining
 from pipeline.results import open_results
-from pipeline.stopping import Stopped, ask_to_stop, draining
 from tests.toys import write_tiff, write_toy_model
 from tests.truth import MASK_STEP, MPP, Case, expected, slide_of
 

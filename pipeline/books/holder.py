@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.notation import parse_json
+from pipeline.files.notation import parse_json
 
 __all__ = ["Holder", "holder_here", "stamp", "user"]
 

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import places
 from pipeline.books.names import CONFIG, MANIFEST, cannot_hold
 from pipeline.config import RunConfig
+from pipeline.config.runfile import dump_config, parse_config
 from pipeline.errors import ConfigError
+from pipeline.files import places
+from pipeline.files.urls import join, shown
 from pipeline.manifest.jobs import Job, jobs, manifest_text
 from pipeline.results import ENDING
-from pipeline.runfile import dump_config, parse_config
-from pipeline.urls import join, shown
 
 __all__ = ["Kept", "kept_config", "not_begun"]
 

@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from pipeline import places
 from pipeline.books import swaps
 from pipeline.books.holder import Holder, holder_here
-from pipeline.books.names import LEASE, Shard, cannot_hold, named, shards_of
+from pipeline.books.names import LEASE, cannot_hold, named, shards_of
 from pipeline.errors import ConfigError
-from pipeline.urls import join
+from pipeline.files import places
+from pipeline.files.urls import join
+from pipeline.manifest.shards import Shard
 
 __all__ = ["Clock", "Lease", "Times", "held", "lease"]
 

@@ -13,14 +13,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Self
 
-from pipeline import places
 from pipeline.books.holder import stamp
-from pipeline.books.names import STATUS, Shard, cannot_hold, named
+from pipeline.books.names import STATUS, cannot_hold, named
+from pipeline.books.outcomes import SlideOutcome, Summary
 from pipeline.books.rows import HEAD, Row, read_rows
 from pipeline.errors import StoreError
+from pipeline.files import places
+from pipeline.files.urls import is_url, join
 from pipeline.manifest.jobs import Job
-from pipeline.outcomes import SlideOutcome, Summary
-from pipeline.urls import is_url, join
+from pipeline.manifest.shards import Shard
 
 __all__ = ["Ledger"]
 
@@ -33,7 +34,7 @@ _MIB = 2**20
 
 
 class Ledger:
-    """A `pipeline.outcomes.Report` that keeps status.csv; close it, or use it in ``with``.
+    """A `pipeline.books.outcomes.Report` that keeps status.csv; close it, or use it in ``with``.
 
     An event costs microseconds: what is written is written by a thread that sleeps where nothing
     happens. Rows of slides that this run does not have stay as they are.
@@ -61,7 +62,7 @@ class Ledger:
         self._close()
 
     def began(self, jobs: Sequence[Job], dashboard: str | None) -> None:  # noqa: ARG002
-        """See `pipeline.outcomes.Report`; `ConfigError` where nothing can be written."""
+        """See `pipeline.books.outcomes.Report`; `ConfigError` where nothing can be written."""
         earlier = self._earlier()
         rows = {job.slide_id: earlier.get(job.slide_id, Row(job.slide_id)) for job in jobs}
         self._rows = {**rows, **{name: row for name, row in earlier.items() if name not in rows}}
@@ -74,23 +75,23 @@ class Ledger:
         self._writer.start()
 
     def slide(self, job: Job) -> None:
-        """See `pipeline.outcomes.Report`."""
+        """See `pipeline.books.outcomes.Report`."""
         with self._lock:
             self._began[job.slide_id] = time.monotonic()
             self._put(replace(self._row(job), state="running", reason="", updated=_now()))
 
     def blocks(self, job: Job, stage: str, finished: int, total: int) -> None:
-        """See `pipeline.outcomes.Report`."""
+        """See `pipeline.books.outcomes.Report`."""
         if stage != "blocks":
             return
         with self._lock:
             self._put(replace(self._row(job), blocks_done=finished, blocks_total=total))
 
     def note(self, job: Job | None, text: str) -> None:
-        """See `pipeline.outcomes.Report`."""
+        """See `pipeline.books.outcomes.Report`."""
 
     def ended(self, outcome: SlideOutcome) -> None:
-        """See `pipeline.outcomes.Report`."""
+        """See `pipeline.books.outcomes.Report`."""
         job = outcome.job
         with self._lock:
             self._began.pop(job.slide_id, None)
@@ -98,7 +99,7 @@ class Ledger:
             self._put(_ended(self._row(job), before, outcome))
 
     def closed(self, summary: Summary) -> None:  # noqa: ARG002
-        """See `pipeline.outcomes.Report`."""
+        """See `pipeline.books.outcomes.Report`."""
         self._close()
 
     def _row(self, job: Job) -> Row:

@@ -8,14 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline import places
 from pipeline.books.lease import held
-from pipeline.books.names import LEASE, RUNS, STATUS, Shard, named, shards_of
+from pipeline.books.names import LEASE, RUNS, STATUS, named, shards_of
 from pipeline.books.rows import Row, read_rows, written
 from pipeline.books.runs import MOST_RUNS, read_runs
 from pipeline.books.runs import written as runs_written
 from pipeline.errors import ConfigError, StoreError
-from pipeline.urls import join
+from pipeline.files import places
+from pipeline.files.urls import join
+from pipeline.manifest.shards import Shard
 
 __all__ = ["Merged", "merge"]
 

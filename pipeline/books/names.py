@@ -1,8 +1,4 @@
-"""What a results directory's own files are called, those of a whole run and those of its shards.
-
-A shard is one of several runs that share out the slides of one directory: ``(3, 8)`` is the third
-of eight, counted from 1.
-"""
+"""What a results directory's own files are called, those of a whole run and those of its shards."""
 
 from __future__ import annotations
 
@@ -10,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 from pipeline.errors import ConfigError
+from pipeline.manifest.shards import Shard
 from pipeline.results import CONFIG
 
 __all__ = [
@@ -18,10 +15,8 @@ __all__ = [
     "MANIFEST",
     "RUNS",
     "STATUS",
-    "Shard",
     "cannot_hold",
     "named",
-    "parse_shard",
     "shards_of",
 ]
 
@@ -30,23 +25,6 @@ LEASE, RUNS, STATUS = ".lease.json", "run.json", "status.csv"
 
 MANIFEST = "manifest.csv"
 """The slides, as they were understood; `CONFIG` is the run file."""
-
-Shard = tuple[int, int]
-
-
-def parse_shard(text: str) -> Shard:
-    """Give the shard that ``I/N`` is, I from 1 to N; `ConfigError` where it is of another form.
-
-    >>> parse_shard("3/8")
-    (3, 8)
-    """
-    parts = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
-    index, count = (int(parts[1]), int(parts[2])) if parts else (0, 0)
-    if not 1 <= index <= count:
-        raise ConfigError(
-            f"--shard {text}: no part of a whole; give I/N with I from 1 to N, such as 1/8"
-        )
-    return index, count
 
 
 def named(name: str, shard: Shard | None) -> str:

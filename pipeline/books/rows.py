@@ -7,9 +7,9 @@ import io
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
 
-from pipeline import places
+from pipeline.books.outcomes import STATES
 from pipeline.errors import StoreError
-from pipeline.outcomes import STATES
+from pipeline.files import places
 
 __all__ = ["COLUMNS", "HEAD", "Row", "read_rows", "written"]
 

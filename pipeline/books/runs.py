@@ -14,17 +14,18 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
-from pipeline import places
 from pipeline.books.holder import stamp, user
-from pipeline.books.names import RUNS, Shard, cannot_hold, named
+from pipeline.books.names import RUNS, cannot_hold, named
+from pipeline.books.outcomes import SlideOutcome, Summary
+from pipeline.books.provenance import surroundings
 from pipeline.errors import StoreError
+from pipeline.execute.schedulers import scheduler_in_force
+from pipeline.files import places
+from pipeline.files.notation import parse_json
+from pipeline.files.urls import join, shown
 from pipeline.manifest.jobs import Job
+from pipeline.manifest.shards import Shard
 from pipeline.model import Model
-from pipeline.notation import parse_json
-from pipeline.outcomes import SlideOutcome, Summary
-from pipeline.provenance import surroundings
-from pipeline.schedulers import scheduler_in_force
-from pipeline.urls import join, shown
 
 __all__ = ["MOST_RUNS", "RunRecord", "identities", "read_runs", "written"]
 
@@ -40,7 +41,7 @@ _URL = re.compile(r"(?:s3|gs|https?)://[^\s'\",\]]+", re.IGNORECASE)
 
 
 class RunRecord:
-    """A `pipeline.outcomes.Report` that keeps run.json; close it, or use it in ``with``.
+    """A `pipeline.books.outcomes.Report` that keeps run.json; close it, or use it in ``with``.
 
     ``kind`` is that of the cluster, ``arguments`` are those of the command.
     """
@@ -81,7 +82,7 @@ class RunRecord:
         self._end("interrupted" if interrupted else None)
 
     def began(self, jobs: Sequence[Job], dashboard: str | None) -> None:  # noqa: ARG002
-        """See `pipeline.outcomes.Report`; `ConfigError` where nothing can be written."""
+        """See `pipeline.books.outcomes.Report`; `ConfigError` where nothing can be written."""
         scheduler = scheduler_in_force()
         self._run["scheduler"] |= {
             "processes": scheduler.processes,
@@ -100,16 +101,16 @@ class RunRecord:
         self._open = True
 
     def slide(self, job: Job) -> None:
-        """See `pipeline.outcomes.Report`."""
+        """See `pipeline.books.outcomes.Report`."""
 
     def blocks(self, job: Job, stage: str, finished: int, total: int) -> None:
-        """See `pipeline.outcomes.Report`."""
+        """See `pipeline.books.outcomes.Report`."""
 
     def note(self, job: Job | None, text: str) -> None:
-        """See `pipeline.outcomes.Report`."""
+        """See `pipeline.books.outcomes.Report`."""
 
     def ended(self, outcome: SlideOutcome) -> None:
-        """See `pipeline.outcomes.Report`."""
+        """See `pipeline.books.outcomes.Report`."""
         slide_id = outcome.job.slide_id
         self._states[slide_id] = outcome.state
         if outcome.identity:
@@ -119,7 +120,7 @@ class RunRecord:
             self._write_or_tell()
 
     def closed(self, summary: Summary) -> None:
-        """See `pipeline.outcomes.Report`."""
+        """See `pipeline.books.outcomes.Report`."""
         self._count_jobs()
         if summary.signal is not None:
             self._end("interrupted")

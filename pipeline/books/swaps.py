@@ -23,8 +23,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline import cloud, places
-from pipeline.urls import is_url
+from pipeline.files import cloud, places
+from pipeline.files.urls import is_url
 
 __all__ = ["Seen", "create", "drop", "renew", "see", "take"]
 

@@ -22,10 +22,10 @@ from pipeline.clusters.local import LocalWorkers, local_client, threads
 from pipeline.clusters.remote import client_at, client_of_file
 from pipeline.clusters.share import own_scratch
 from pipeline.clusters.waiting import Waiting
+from pipeline.config.runfile import cluster_config
 from pipeline.config.values import duration_seconds
-from pipeline.manned import NO_WORKERS
-from pipeline.notebook import Shown, in_notebook
-from pipeline.runfile import cluster_config
+from pipeline.display.notebook import Shown, in_notebook
+from pipeline.execute.manned import NO_WORKERS
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -16,8 +16,8 @@ from pipeline.clusters.shape import JobShape, site
 from pipeline.clusters.share import WORKER_ARGUMENTS, environment, scratch_named
 from pipeline.clusters.waiting import Waiting
 from pipeline.errors import ClusterError, ConfigError
-from pipeline.memory import check_least
-from pipeline.urls import is_url
+from pipeline.files.urls import is_url
+from pipeline.plan.memory import check_least
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -32,7 +32,7 @@ _SCRATCH = (
     'export DASK_TEMPORARY_DIRECTORY="$(mktemp -d -t wsi-pipeline-XXXXXX)"',
     """trap 'rm -rf "$DASK_TEMPORARY_DIRECTORY"' EXIT""",
 )
-"""A folder of the job's own, where no other is named; see `pipeline.rights.scratch`."""
+"""A folder of the job's own, where no other is named; see `pipeline.files.rights.scratch`."""
 
 
 @contextmanager
@@ -73,7 +73,7 @@ def slurm_client(settings: ClusterConfig, home: str, waiting: Waiting) -> Iterat
         opened.enter_context(reconnecting_untold())
         _submit(started, settings)
         keeper = JobKeeper(started, waiting.tell, str(logs))
-        started.keeper = keeper  # for `pipeline.manned.keeper_of`
+        started.keeper = keeper  # for `pipeline.execute.manned.keeper_of`
         keeper.start()
         opened.callback(keeper.stop)
         waiting.for_a_worker(client, "SLURM")
@@ -129,7 +129,7 @@ def _scheduler(settings: ClusterConfig, folder: Path) -> dict[str, Any]:
         **where,
         **(site("scheduler-options") or {}),
         "dashboard_address": "127.0.0.1:0" if none else settings.dashboard,
-        "allowed_failures": 0,  # see `pipeline.distributing.Distributed.run`
+        "allowed_failures": 0,  # see `pipeline.execute.distributing.Distributed.run`
         "scheduler_file": str(folder / SCHEDULER_FILE),
     }
 

@@ -19,7 +19,7 @@ import dask
 
 from pipeline.clusters.slurm import ENDING, NEVER, WAITING, End, how_it_ended, jobs_of_user
 from pipeline.errors import ClusterError
-from pipeline.schedulers import POLL_S
+from pipeline.execute.schedulers import POLL_S
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -48,7 +48,7 @@ _PAUSE_S, _LONGEST_PAUSE_S = 1.0, 600.0
 
 
 class JobKeeper:
-    """Keeps the jobs of a `dask_jobqueue.SLURMCluster` going; see `pipeline.manned.Keeper`."""
+    """Keeps a `dask_jobqueue.SLURMCluster`'s jobs going; see `pipeline.execute.manned.Keeper`."""
 
     def __init__(self, cluster: Any, tell: Callable[[str], None], logs: str) -> None:
         self._cluster, self._tell, self._logs = cluster, tell, logs
@@ -66,23 +66,23 @@ class JobKeeper:
 
     @property
     def pending(self) -> str:
-        """See `pipeline.manned.Keeper`."""
+        """See `pipeline.execute.manned.Keeper`."""
         waiting = Counter(why for state, why in self._states.values() if state in WAITING)
         return ", ".join(f"{count} of its jobs pending: {why}" for why, count in waiting.items())
 
     @property
     def queued(self) -> bool:
-        """See `pipeline.manned.Keeper`."""
+        """See `pipeline.execute.manned.Keeper`."""
         waiting = [why for state, why in self._states.values() if state in WAITING]
         return not all(why in NEVER for why in waiting)
 
     @property
     def ended(self) -> Mapping[str, int]:
-        """See `pipeline.manned.Keeper`."""
+        """See `pipeline.execute.manned.Keeper`."""
         return self._ended
 
     def death_of(self, address: str) -> End | None:
-        """See `pipeline.manned.Keeper`; waits until SLURM has said what is going on."""
+        """See `pipeline.execute.manned.Keeper`; waits until SLURM has said what is going on."""
         job_id, asked = self._job_of.get(address, ""), self._rounds
         deadline = time.monotonic() + KNOWN_AFTER_S
         while time.monotonic() < deadline and job_id not in self._ends:

@@ -16,9 +16,9 @@ from dask.utils import parse_bytes
 
 from pipeline.clusters.share import environment
 from pipeline.errors import ClusterError
-from pipeline.memory import check_least
+from pipeline.execute.schedulers import THREAD_NAME
+from pipeline.plan.memory import check_least
 from pipeline.process import available_bytes, cores, gpus, return_freed_memory
-from pipeline.schedulers import THREAD_NAME
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -100,7 +100,7 @@ def local_client(workers: LocalWorkers, settings: ClusterConfig) -> Iterator[Cli
                     memory_limit=workers.limit_bytes,
                     host="127.0.0.1",
                     env=environment(workers.session_threads),
-                    preload=["pipeline.worker"],
+                    preload=["pipeline.process.worker"],
                     resources=settings.resources or None,
                     **scheduler_options(settings),
                 )
@@ -121,7 +121,7 @@ def scheduler_options(settings: ClusterConfig) -> dict[str, Any]:
         "dashboard_address": None if none else settings.dashboard,
         # Without a dashboard distributed would still listen on 8787.
         "scheduler_kwargs": {
-            "allowed_failures": 0,  # see `pipeline.distributing.Distributed.run`
+            "allowed_failures": 0,  # see `pipeline.execute.distributing.Distributed.run`
             **({"dashboard_address": _ANY_PORT} if none else {}),
         },
     }

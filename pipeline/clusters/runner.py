@@ -31,9 +31,9 @@ from pipeline.clusters.share import TEMPORARY, WORKER_ARGUMENTS, environment, ow
 from pipeline.clusters.waiting import Waiting
 from pipeline.config.values import duration_seconds
 from pipeline.errors import ClusterError, ConfigError
-from pipeline.memory import check_least
+from pipeline.execute.schedulers import POLL_S
+from pipeline.plan.memory import check_least
 from pipeline.process import available_bytes, cores
-from pipeline.schedulers import POLL_S
 
 if TYPE_CHECKING:
     from distributed import Client

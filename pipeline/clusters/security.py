@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ClusterError, MissingExtraError
-from pipeline.rights import OWN, make_folders, ours_alone, write_private
+from pipeline.files.rights import OWN, make_folders, ours_alone, write_private
 
 if TYPE_CHECKING:
     from distributed.security import Security

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dask
 
+from pipeline.files.rights import scratch
 from pipeline.model.session import THREADS_VARIABLE
 from pipeline.process import APART_BYTES, TRIM_BYTES
-from pipeline.rights import scratch
 
 __all__ = ["TEMPORARY", "WORKER_ARGUMENTS", "environment", "own_scratch", "scratch_named"]
 
 TEMPORARY, _OURS = "temporary-directory", "wsi-pipeline.own-temporary-directory"
 
 WORKER_ARGUMENTS = (
-    *("--preload", "pipeline.worker", "--preload-nanny", "pipeline.worker"),
+    *("--preload", "pipeline.process.worker", "--preload-nanny", "pipeline.process.worker"),
     *("--dashboard-address", "127.0.0.1:0"),
 )
 """What a worker on another machine is told: where to listen, and what it is to load."""

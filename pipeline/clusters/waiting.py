@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ClusterError
-from pipeline.manned import Hope
-from pipeline.schedulers import POLL_S
-from pipeline.stopping import stop_asked
+from pipeline.execute.manned import Hope
+from pipeline.execute.schedulers import POLL_S
+from pipeline.process.stopping import stop_asked
 
 if TYPE_CHECKING:
     from distributed import Client

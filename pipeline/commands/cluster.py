@@ -19,10 +19,10 @@ def cluster() -> None:
 @override_option
 def job_script(config: str, overrides: tuple[str, ...]) -> int:
     """Print what would be submitted for one job of workers of CONFIG, of kind slurm."""
-    from pipeline import places
     from pipeline.clusters import job_script as script_of
+    from pipeline.config.runfile import load_config
     from pipeline.errors import ConfigError
-    from pipeline.runfile import load_config
+    from pipeline.files import places
 
     loaded = load_config(config, overrides)
     if loaded.cluster.kind != "slurm":

@@ -48,8 +48,8 @@ def doctor(
     room, memory; then its workers are started, or found, and asked whether they see the same.
     Nothing is left behind. Exit code 1 where there is a problem, 2 where CONFIG cannot be read.
     """
+    from pipeline.config.runfile import load_config
     from pipeline.doctor import examine
-    from pipeline.runfile import load_config
 
     if config is None and overrides:
         raise click.UsageError("-o sets keys of a run file: name CONFIG too")

@@ -26,8 +26,8 @@ def merge(results: str) -> int:
     Writes status.csv and run.json there from those of the shards, and says what is missing; it
     may be done while shards are running, and again. Exit code 0 only if everything is done.
     """
-    from pipeline import places
     from pipeline.books.merging import merge as merge_books
+    from pipeline.files import places
 
     merged = merge_books(places.absolute(results))
     console = open_console()
@@ -37,7 +37,7 @@ def merge(results: str) -> int:
 
 
 def _table(merged: Merged) -> Iterator[Sequence[str]]:
-    from pipeline.outcomes import STATES
+    from pipeline.books.outcomes import STATES
 
     yield ("shard", "slides", *STATES)
     for (number, count), rows in merged.shards.items():
@@ -46,7 +46,7 @@ def _table(merged: Merged) -> Iterator[Sequence[str]]:
 
 
 def _counts(name: str, states: Sequence[str]) -> Sequence[str]:
-    from pipeline.outcomes import STATES
+    from pipeline.books.outcomes import STATES
 
     counted = Counter(states)
     return (name, str(len(states)), *(str(counted[state] or "-") for state in STATES))

@@ -183,7 +183,7 @@ def _tissue(
     import numpy as np
 
     from pipeline.geometry import Box
-    from pipeline.seen import seen
+    from pipeline.plan.seen import seen
     from pipeline.tissue import TissueSettings, tissue_mask
 
     level = seen(opened, loaded, level=None, mpp=mpp)

@@ -20,11 +20,11 @@ from pipeline.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pipeline.batch.planning import Forecast, Planner, Totals
+    from pipeline.books.outcomes import SlideOutcome, Summary
     from pipeline.config import RunConfig
+    from pipeline.execute.work import Watch
     from pipeline.manifest.jobs import Job
-    from pipeline.outcomes import SlideOutcome, Summary
-    from pipeline.planning import Forecast, Planner, Totals
-    from pipeline.work import Watch
 
 __all__ = ["plan", "show_plan"]
 
@@ -62,7 +62,7 @@ def plan(
     With --slides it is a simulation of so many, from what was measured: schedulers, workers,
     hours, bytes and files, each with what it rests on.
     """
-    from pipeline.runfile import load_config
+    from pipeline.config.runfile import load_config
 
     slides, hours = scale["slides"], scale["hours"]
     _check_options(config, overrides, slides=slides, hours=hours, no_time=no_time)
@@ -97,8 +97,8 @@ def _check_options(
 def show_plan(config: RunConfig, *, timed: bool) -> int:
     """Print for people what a run would do; give the exit code."""
     from pipeline.batch import dry_run
+    from pipeline.batch.planning import Planner, totals
     from pipeline.commands.progress import watching
-    from pipeline.planning import Planner, totals
 
     console, planner = open_console(), Planner(config, timed=timed)
     with watching(console, "planning") as watch:
@@ -113,7 +113,7 @@ def show_plan(config: RunConfig, *, timed: bool) -> int:
 
 def _print_json(config: RunConfig, timed: bool) -> int:
     from pipeline.batch import dry_run
-    from pipeline.planning import Planner, as_json
+    from pipeline.batch.planning import Planner, as_json
 
     planner = Planner(config, timed=timed)
     forecasts = list(planner.judged(dry_run(config)))
@@ -123,7 +123,7 @@ def _print_json(config: RunConfig, timed: bool) -> int:
 
 
 class _Telling:
-    """A `pipeline.outcomes.Report` of planning: how many slides are planned, and the notes."""
+    """A `pipeline.books.outcomes.Report` of planning: how many slides are planned, and notes."""
 
     def __init__(self, console: Console, watch: Watch) -> None:
         self._console, self._watch = console, watch

@@ -18,9 +18,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from pipeline.books.outcomes import SlideOutcome, Summary, describe_outcome
+from pipeline.execute.work import Watch
 from pipeline.manifest.jobs import Job
-from pipeline.outcomes import SlideOutcome, Summary, describe_outcome
-from pipeline.work import Watch
 
 __all__ = ["Bars", "Lines", "report_for", "watching"]
 
@@ -83,19 +83,19 @@ class Bars:
         self._progress.stop()
 
     def began(self, jobs: Sequence[Job], dashboard: str | None) -> None:
-        """See `pipeline.outcomes.Report`."""
+        """See `pipeline.books.outcomes.Report`."""
         if dashboard:
             self._say(f"dashboard: {dashboard}")
         self._total = self._progress.add_task("slides", total=len(jobs))
 
     def slide(self, job: Job) -> None:
-        """See `pipeline.outcomes.Report`."""
+        """See `pipeline.books.outcomes.Report`."""
         self._leave(job)
         title = f"{job.slide_id}: looking for tissue"
         self._under_way[job.slide_id] = self._progress.add_task(title, total=None)
 
     def blocks(self, job: Job, stage: str, finished: int, total: int) -> None:
-        """See `pipeline.outcomes.Report`."""
+        """See `pipeline.books.outcomes.Report`."""
         task = self._under_way.get(job.slide_id)
         if task is None:
             return
@@ -106,16 +106,16 @@ class Bars:
         self._progress.update(task, completed=finished, total=total)
 
     def note(self, job: Job | None, text: str) -> None:
-        """See `pipeline.outcomes.Report`."""
+        """See `pipeline.books.outcomes.Report`."""
         self._say(_note(job, text))
 
     def ended(self, outcome: SlideOutcome) -> None:
-        """See `pipeline.outcomes.Report`."""
+        """See `pipeline.books.outcomes.Report`."""
         self._leave(outcome.job)
         self._say(describe_outcome(outcome))
 
     def closed(self, summary: Summary) -> None:
-        """See `pipeline.outcomes.Report`."""
+        """See `pipeline.books.outcomes.Report`."""
 
     def _leave(self, job: Job) -> None:
         task = self._under_way.pop(job.slide_id, None)
@@ -145,33 +145,33 @@ class Lines:
         pass
 
     def began(self, jobs: Sequence[Job], dashboard: str | None) -> None:
-        """See `pipeline.outcomes.Report`."""
+        """See `pipeline.books.outcomes.Report`."""
         self._slides = len(jobs)
         if dashboard:
             self._say(f"dashboard: {dashboard}")
 
     def slide(self, job: Job) -> None:
-        """See `pipeline.outcomes.Report`."""
+        """See `pipeline.books.outcomes.Report`."""
         self._paces[job.slide_id] = _Pace(self._console, job.slide_id)
         self._begun += 1
         self._say(f"{job.slide_id}: slide {self._begun} of {self._slides}")
 
     def blocks(self, job: Job, stage: str, finished: int, total: int) -> None:
-        """See `pipeline.outcomes.Report`."""
+        """See `pipeline.books.outcomes.Report`."""
         if job.slide_id in self._paces:
             self._paces[job.slide_id].tell(stage, finished, total)
 
     def note(self, job: Job | None, text: str) -> None:
-        """See `pipeline.outcomes.Report`."""
+        """See `pipeline.books.outcomes.Report`."""
         self._say(_note(job, text))
 
     def ended(self, outcome: SlideOutcome) -> None:
-        """See `pipeline.outcomes.Report`."""
+        """See `pipeline.books.outcomes.Report`."""
         self._paces.pop(outcome.job.slide_id, None)
         self._say(describe_outcome(outcome))
 
     def closed(self, summary: Summary) -> None:
-        """See `pipeline.outcomes.Report`."""
+        """See `pipeline.books.outcomes.Report`."""
 
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)

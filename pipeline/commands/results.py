@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pipeline.books.rows import Row
-    from pipeline.compare import Comparison
-    from pipeline.examine import Examined
+    from pipeline.checks.compare import Comparison
+    from pipeline.checks.examine import Examined
     from pipeline.results import Results
 
 __all__ = ["diff", "rerun", "retry", "status"]
@@ -78,9 +78,9 @@ def rerun(results: str, output: str | None) -> int:
 
     Exit code 0 only if all was done and nothing differs.
     """
-    from pipeline import places
     from pipeline.books.kept import kept_config
     from pipeline.errors import ConfigError
+    from pipeline.files import places
 
     folder = places.absolute(results)
     target = places.absolute(output or f"{folder}-rerun")
@@ -114,10 +114,10 @@ def retry(results: str) -> int:
 
 def _lost(results: str) -> Iterator[str]:
     """Say how many jobs of workers the last run lost, of which causes."""
-    from pipeline import places
     from pipeline.books.names import RUNS
     from pipeline.books.runs import read_runs
-    from pipeline.urls import join
+    from pipeline.files import places
+    from pipeline.files.urls import join
 
     for run in read_runs(join(places.absolute(results), RUNS))[:1]:
         lost: Mapping[str, int] = run.get("scheduler", {}).get("jobs_ended", {})
@@ -141,11 +141,11 @@ def _failed(results: str) -> set[str]:
 
 def _told(console: Console, results: str) -> Mapping[str, Row]:
     """Give what the last run said of each slide."""
-    from pipeline import places
     from pipeline.books.names import STATUS
     from pipeline.books.rows import read_rows
     from pipeline.errors import StoreError
-    from pipeline.urls import join
+    from pipeline.files import places
+    from pipeline.files.urls import join
 
     try:
         rows = read_rows(join(places.absolute(results), STATUS))
@@ -193,10 +193,10 @@ def _committed(opened: Results, name: str) -> bool:
 
 def _examined(console: Console, opened: Results) -> Iterator[tuple[str, Examined]]:
     """Read the stores back, one after another: each in all threads there are."""
+    from pipeline.checks.examine import examine
     from pipeline.clusters import cluster
     from pipeline.commands.progress import watching
     from pipeline.errors import DamagedStoreError
-    from pipeline.examine import examine
 
     damaged = [
         name for name, error in opened.unopened.items() if isinstance(error, DamagedStoreError)
@@ -259,9 +259,9 @@ def _mended(path: str, found: Examined) -> str:
 
 
 def _diff(first: str, second: str, *, as_json: bool) -> int:
+    from pipeline.checks.compare import compare
     from pipeline.clusters import cluster
     from pipeline.commands.progress import watching
-    from pipeline.compare import compare
 
     console = open_console()
     with cluster("threads"):

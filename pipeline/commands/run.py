@@ -14,9 +14,9 @@ from pipeline.commands.plan import show_plan
 from pipeline.commands.terminal import INCOMPLETE, open_console, override_option, print_lines
 
 if TYPE_CHECKING:
-    from pipeline.books.names import Shard
+    from pipeline.books.outcomes import Summary
     from pipeline.config import RunConfig
-    from pipeline.outcomes import Summary
+    from pipeline.manifest.shards import Shard
 
 __all__ = ["run", "run_shown"]
 
@@ -38,8 +38,8 @@ def run(config: str, overrides: tuple[str, ...], dry_run: bool, shard: str | Non
 
     Exit code 0 only if every block of every slide is done.
     """
-    from pipeline.books.names import parse_shard
-    from pipeline.runfile import load_config
+    from pipeline.config.runfile import load_config
+    from pipeline.manifest.shards import parse_shard
 
     part = None if shard is None else parse_shard(shard)
     loaded = load_config(config, overrides)

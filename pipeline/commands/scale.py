@@ -26,8 +26,8 @@ def show_scale(slides: int, hours: float, config: RunConfig | None, *, as_json: 
 
     Raises `ConfigError` where that cannot be meant, or cannot be done.
     """
-    from pipeline.measured import TYPICAL_SAID
     from pipeline.scaling import SLIDES_AT_ONCE, Scale, limits, scale
+    from pipeline.scaling.measured import TYPICAL_SAID
 
     asked, on, said = Scale(slides, hours), "CPU", TYPICAL_SAID
     if config is not None:
@@ -52,7 +52,7 @@ def show_scale(slides: int, hours: float, config: RunConfig | None, *, as_json: 
 def _planned(config: RunConfig) -> tuple[Any, str]:
     """Give what the slides of a run file are like, and what that rests on."""
     from pipeline.batch import dry_run
-    from pipeline.planning import Planner
+    from pipeline.batch.planning import Planner
     from pipeline.scaling import kind_of
 
     planner = Planner(config, timed=True)

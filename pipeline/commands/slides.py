@@ -11,9 +11,9 @@ import click
 from pipeline.commands.terminal import INCOMPLETE, open_console, print_lines, table_of
 
 if TYPE_CHECKING:
-    from pipeline.converting import Converted
+    from pipeline.batch.converting import Converted
+    from pipeline.checks.verify import Verified
     from pipeline.slide import Slide
-    from pipeline.verify import Verified
 
 __all__ = ["convert", "inspect"]
 
@@ -90,9 +90,9 @@ def convert(
 
     Exit code 0 only if all of it could be read; run it again to go on after an interruption.
     """
+    from pipeline.batch.converting import convert as convert_slide
     from pipeline.clusters import cluster
     from pipeline.commands.progress import watching
-    from pipeline.converting import convert as convert_slide
     from pipeline.slide import open_slide
 
     opened = open_slide(slide)
@@ -148,10 +148,10 @@ def _facts(slide: Slide, verified: Verified | None) -> dict[str, object]:
 
 
 def _verified(slide: Slide, *, quiet: bool) -> Verified:
+    from pipeline.checks.verify import verify
     from pipeline.clusters import cluster
     from pipeline.commands.progress import watching
     from pipeline.slide import open_slide
-    from pipeline.verify import verify
 
     whole = open_slide(slide.path, reader=slide.ref.reader, crop=False)
     with cluster("threads"):

@@ -28,7 +28,7 @@ def init(slides: str, model: str, output: str) -> int:
     """
     import shlex
 
-    from pipeline.drafting import draft
+    from pipeline.batch.drafting import draft
     from pipeline.errors import ConfigError
 
     path = Path(output).expanduser()

@@ -11,7 +11,7 @@ import click
 from pipeline.commands.terminal import override_option
 
 if TYPE_CHECKING:
-    from pipeline.submitting import Driver
+    from pipeline.batch.submitting import Driver
 
 __all__ = ["submit"]
 
@@ -33,9 +33,9 @@ def submit(config: str, overrides: tuple[str, ...], shards: int | None, dry_run:
     Before its walltime is over the run ends cleanly and is queued again. Prints the job's number
     and how to follow it.
     """
-    from pipeline.runfile import load_config
-    from pipeline.submitting import Driver
-    from pipeline.submitting import submit as submit_driver
+    from pipeline.batch.submitting import Driver
+    from pipeline.batch.submitting import submit as submit_driver
+    from pipeline.config.runfile import load_config
 
     driver = Driver.of(load_config(config, overrides), shards)
     if dry_run:

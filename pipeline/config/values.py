@@ -33,7 +33,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class LocalPath:
-    """Marks a field that names files; `pipeline.runfile` makes what is relative in it absolute.
+    """Marks a field that names files; `pipeline.config.runfile` makes the relative absolute.
 
     ``names`` are words that stand for something else and stay.
     """

@@ -6,19 +6,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from pipeline import places
 from pipeline.batch import make_demo
+from pipeline.batch.recipe import Recipe, slide_of
+from pipeline.books.outcomes import Silence
 from pipeline.clusters import cluster
+from pipeline.clusters.workforce import Workforce, workforce_of
 from pipeline.config import RunConfig
 from pipeline.doctor.team import Team, started
 from pipeline.errors import SlideError
+from pipeline.files import places
 from pipeline.manifest.jobs import Job, jobs, missing
-from pipeline.memory import Worker
-from pipeline.outcomes import Silence
 from pipeline.plan import Plan
-from pipeline.recipe import Recipe, slide_of
+from pipeline.plan.memory import Worker
 from pipeline.slide import Slide
-from pipeline.workers import Workforce, workforce_of
 
 __all__ = ["ELSEWHERE", "Case"]
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import psutil
 
-from pipeline import places
 from pipeline.doctor.case import Case
 from pipeline.doctor.directory import probe_name, probing
 from pipeline.doctor.findings import Finding, told
@@ -20,9 +19,10 @@ from pipeline.doctor.inputs import held_against, samples
 from pipeline.doctor.installed import OURS, main_packages
 from pipeline.doctor.team import Answers, Team
 from pipeline.doctor.there import exchanged, forgotten, opened_model, read_samples, seen_by
-from pipeline.schedulers import scheduler_in_force
-from pipeline.urls import is_url, join, shown
-from pipeline.workers import worker_in_force
+from pipeline.execute.schedulers import scheduler_in_force
+from pipeline.execute.workers import worker_in_force
+from pipeline.files import places
+from pipeline.files.urls import is_url, join, shown
 
 __all__ = [
     "clocks",

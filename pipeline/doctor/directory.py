@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline import places
 from pipeline.books.lease import held
 from pipeline.books.names import LEASE, shards_of
 from pipeline.doctor.case import Case
 from pipeline.doctor.findings import Finding
 from pipeline.errors import StoreError
+from pipeline.files import places
+from pipeline.files.urls import is_url, join, shown
 from pipeline.readers.staging import as_size
-from pipeline.urls import is_url, join, shown
 
 __all__ = ["lease", "probe_name", "probing", "results", "space"]
 

@@ -76,7 +76,7 @@ def onnxruntime() -> Iterator[Finding]:
 def imports() -> Iterator[Finding]:
     """Import all that a run does; an `ImportError` says what cannot be."""
     import pipeline.batch
-    import pipeline.distributing
+    import pipeline.execute.distributing
     import pipeline.readers.choose
     import pipeline.readers.openslide
     import pipeline.readers.tiff

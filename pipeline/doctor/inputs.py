@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from pipeline.doctor.case import Case
 from pipeline.doctor.findings import Finding, told
 from pipeline.doctor.there import Sample, read_samples
+from pipeline.execute.standing import standing
 from pipeline.geometry import Box
-from pipeline.memory import Worker, check_budget
 from pipeline.model import SessionRef
 from pipeline.model.runtime import PROVIDERS
 from pipeline.model.session import sessions
 from pipeline.model.trial import noise, sample_box, try_model
+from pipeline.plan.memory import Worker, check_budget
 from pipeline.slide import Slide
-from pipeline.standing import standing
 
 __all__ = ["first_slide", "held_against", "memory", "missing", "model", "plan", "samples", "slides"]
 

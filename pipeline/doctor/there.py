@@ -9,13 +9,13 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from pipeline import places
-from pipeline.urls import join
+from pipeline.files import places
+from pipeline.files.urls import join
 
 if TYPE_CHECKING:
     from pipeline.geometry import Box
-    from pipeline.level import Level
     from pipeline.model import SessionRef
+    from pipeline.slide.level import Level
 
 __all__ = ["exchanged", "forgotten", "opened_model", "read_samples", "seen_by"]
 

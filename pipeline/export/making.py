@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import places
-from pipeline.analysed import analysed_slide
 from pipeline.errors import MissingExtraError, SlideError, StoreError
+from pipeline.files import places
+from pipeline.files.urls import join
 from pipeline.results import ENDING, StoredSlide, open_stored
+from pipeline.results.analysed import analysed_slide
 from pipeline.slide import Slide
-from pipeline.urls import join
 
 __all__ = ["Exporting", "Tell", "exporting", "missing"]
 

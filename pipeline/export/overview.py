@@ -15,9 +15,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from pipeline import places
 from pipeline.errors import StoreError
-from pipeline.export.drawing import (
+from pipeline.export.making import Exporting
+from pipeline.files import places
+from pipeline.results.drawing import (
     FAINT,
     HEAT_PIXELS,
     INK,
@@ -30,7 +31,6 @@ from pipeline.export.drawing import (
     scale_bar_words,
     with_heat,
 )
-from pipeline.export.making import Exporting
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from pipeline.geometry import Box, Grid, Shape
 from pipeline.ngff import Placement
-from pipeline.seen import Tissue, wanted_patches
+from pipeline.plan.seen import Tissue, wanted_patches
+from pipeline.results.stored import StoredSlide
 from pipeline.store import Coverage, StoredArray, read_patches, stored_outputs
-from pipeline.stored import StoredSlide
 
 __all__ = ["Column", "Lying", "Patches", "feature_patches", "lying", "scored_patches"]
 

@@ -6,14 +6,14 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+from pipeline.execute.schedulers import scheduler_in_force
 from pipeline.export.making import Exporting
 from pipeline.export.patches import lying
 from pipeline.export.tables import arrow
-from pipeline.objects.regions import Regions, write_regions
-from pipeline.schedulers import scheduler_in_force
+from pipeline.plan.regions import Regions, write_regions
+from pipeline.results.stored import StoredSlide
 from pipeline.store import stored_outputs
 from pipeline.store.tables import REGIONS, StoredTable, read_parts
-from pipeline.stored import StoredSlide
 
 __all__ = ["labels_without_regions", "regions_found"]
 

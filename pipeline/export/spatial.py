@@ -23,8 +23,8 @@ from pipeline.errors import StoreError
 from pipeline.export.making import Exporting, missing
 from pipeline.export.patches import lying
 from pipeline.export.tables import arrow, parts, table_names
+from pipeline.files.urls import is_url
 from pipeline.objects.outlines import shapely_module
-from pipeline.urls import is_url
 
 __all__ = ["export"]
 

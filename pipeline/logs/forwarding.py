@@ -12,8 +12,8 @@ from typing import Any
 from distributed import Client, Worker, WorkerPlugin
 
 from pipeline.logs.listening import Entry, entry, listening
-from pipeline.underway import name_worker
-from pipeline.worker import unforeseen
+from pipeline.process.underway import name_worker
+from pipeline.process.worker import unforeseen
 
 __all__ = ["workers_heard"]
 

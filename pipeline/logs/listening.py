@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-from pipeline.underway import whereabouts
+from pipeline.process.underway import whereabouts
 
 __all__ = ["Entry", "entry", "listening"]
 

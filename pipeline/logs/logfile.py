@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline import places
-from pipeline.urls import is_url, join
+from pipeline.files import places
+from pipeline.files.urls import is_url, join
 
 __all__ = ["LogFile", "Sizes"]
 

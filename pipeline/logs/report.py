@@ -8,13 +8,13 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
-from pipeline import metrics
-from pipeline.books.names import Shard
+from pipeline.books.outcomes import SlideOutcome, Summary
+from pipeline.files.urls import join, shown
 from pipeline.logs.listening import Entry, entry, listening
 from pipeline.logs.logfile import LogFile
 from pipeline.manifest.jobs import Job
-from pipeline.outcomes import SlideOutcome, Summary
-from pipeline.urls import join, shown
+from pipeline.manifest.shards import Shard
+from pipeline.process import metrics
 
 __all__ = ["LogReport", "logging_to"]
 
@@ -44,9 +44,9 @@ def logging_to(directory: str, shard: Shard | None = None) -> Iterator[LogReport
 
 
 class LogReport:
-    """Keeps what a run tells, see `pipeline.outcomes.Report`; of blocks only each stage's ends.
+    """A `pipeline.books.outcomes.Report` that is kept; of blocks only each stage's ends.
 
-    What became of slides is also counted for `pipeline.metrics`.
+    What became of slides is also counted for `pipeline.process.metrics`.
     """
 
     def __init__(self, keep: Callable[[Entry], None]) -> None:
@@ -61,24 +61,24 @@ class LogReport:
         return workers_heard(client, self._keep)
 
     def began(self, jobs: Sequence[Job], dashboard: str | None) -> None:
-        """See `pipeline.outcomes.Report`."""
+        """See `pipeline.books.outcomes.Report`."""
         self._say("run began", slides=len(jobs), dashboard=dashboard)
 
     def slide(self, job: Job) -> None:
-        """See `pipeline.outcomes.Report`."""
+        """See `pipeline.books.outcomes.Report`."""
         self._say("slide began", job, path=shown(job.path))
 
     def blocks(self, job: Job, stage: str, finished: int, total: int) -> None:
-        """See `pipeline.outcomes.Report`."""
+        """See `pipeline.books.outcomes.Report`."""
         if finished == total:
             self._say(f"{stage}: {total} finished", job, work=stage, total=total)
 
     def note(self, job: Job | None, text: str) -> None:
-        """See `pipeline.outcomes.Report`."""
+        """See `pipeline.books.outcomes.Report`."""
         self._say(text, job, event="note")
 
     def ended(self, outcome: SlideOutcome) -> None:
-        """See `pipeline.outcomes.Report`."""
+        """See `pipeline.books.outcomes.Report`."""
         metrics.slide_ended(outcome.state, outcome.failed)
         self._say(
             f"slide {outcome.state}" + (f": {outcome.reason}" if outcome.reason else ""),
@@ -96,7 +96,7 @@ class LogReport:
         )
 
     def closed(self, summary: Summary) -> None:
-        """See `pipeline.outcomes.Report`."""
+        """See `pipeline.books.outcomes.Report`."""
         states = [outcome.state for outcome in summary.outcomes]
         self._say(
             "run ended" + (f" early, by signal {summary.signal}" if summary.signal else ""),
@@ -110,7 +110,7 @@ class LogReport:
         self, message: str, job: Job | None = None, *, level: str = "INFO", **fields: Any
     ) -> None:
         about = {} if job is None else {"slide": job.slide_id}
-        self._keep(entry(level, "pipeline.batch", message, **about, **fields))
+        self._keep(entry(level, __name__, message, **about, **fields))
 
 
 def _broken_off(
@@ -122,4 +122,4 @@ def _broken_off(
     """Say of a run that ends by an error which one it was."""
     if error is not None:
         name = type(error).__name__
-        keep(entry("ERROR", "pipeline.batch", f"run broken off: {name}: {error}", error=name))
+        keep(entry("ERROR", __name__, f"run broken off: {name}: {error}", error=name))

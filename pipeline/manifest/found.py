@@ -7,11 +7,11 @@ import glob
 import re
 from pathlib import Path, PurePosixPath
 
-from pipeline import cloud
 from pipeline.errors import ConfigError
+from pipeline.files import cloud
+from pipeline.files.urls import is_url, join, private, shown, split
 from pipeline.readers.multiscales import holds_results, is_ome_zarr
 from pipeline.readers.series import is_dicom, one_per_slide
-from pipeline.urls import is_url, join, private, shown, split
 
 __all__ = ["SLIDE_ENDINGS", "is_dicom_folder", "slides_at"]
 

@@ -10,15 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.books.names import Shard
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
-from pipeline.ids import safe_id, with_digest
+from pipeline.files.ids import safe_id, with_digest
+from pipeline.files.urls import is_url, shown, stem
 from pipeline.manifest.found import is_dicom_folder, slides_at
 from pipeline.manifest.listed import KNOWN, Listed, is_manifest, read_manifest
-from pipeline.urls import is_url, shown, stem
 
-__all__ = ["Job", "jobs", "manifest_text", "missing", "shard_of"]
+__all__ = ["Job", "jobs", "manifest_text", "missing"]
 
 _MOST_LINES = 20
 """Problems that are told one by one."""
@@ -29,8 +28,8 @@ class Job:
     """One slide of a run and the id its results have.
 
     ``mpp`` is its um per level-0 pixel and ``mask`` a user's tissue mask (see
-    `pipeline.masks.load_mask`), where a manifest says them. ``columns`` is what else the run's
-    manifests say, by column, in order; every job of a run has all of them.
+    `pipeline.tissue.masks.load_mask`), where a manifest says them. ``columns`` is what else the
+    run's manifests say, by column, in order; every job of a run has all of them.
     """
 
     slide_id: str
@@ -80,17 +79,6 @@ def missing(todo: Sequence[Job]) -> list[tuple[Job, str]]:
     Only what lies on a disk is looked for; a URL is asked for when its slide is opened.
     """
     return [(job, reason) for job in todo if (reason := "; ".join(_absent(job)))]
-
-
-def shard_of(todo: Sequence[Job], shard: Shard) -> tuple[Job, ...]:
-    """Give the slides of shard ``(I, N)``: every N-th, from the I-th on; none where N is too many.
-
-    >>> work = [Job(name, f"/slides/{name}.svs") for name in "abcde"]
-    >>> [job.slide_id for job in shard_of(work, (2, 3))]
-    ['b', 'e']
-    """
-    index, count = shard
-    return tuple(todo[index - 1 :: count])
 
 
 def manifest_text(todo: Sequence[Job]) -> str:

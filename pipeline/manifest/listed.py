@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import places
 from pipeline.config import LocalPath
 from pipeline.errors import ConfigError, MissingExtraError
-from pipeline.ids import safe_id
-from pipeline.scale import wanted_mpp
-from pipeline.urls import beside, is_url, private, shown, split
+from pipeline.files import places
+from pipeline.files.ids import safe_id
+from pipeline.files.urls import beside, is_url, private, shown, split
+from pipeline.slide.scale import wanted_mpp
 
 __all__ = ["KNOWN", "Listed", "is_manifest", "read_manifest"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from pipeline.describe import as_html, as_text
+from pipeline.display.describe import as_html, as_text
 from pipeline.errors import ModelError
 from pipeline.model.card import Card
 from pipeline.model.refs import CLASSES, ModelRef, OutputRef

@@ -16,12 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from pipeline import cloud
 from pipeline.errors import ModelError, SlideError
-from pipeline.notation import MOST_YAML_BYTES
+from pipeline.files import cloud
+from pipeline.files.notation import MOST_YAML_BYTES
+from pipeline.files.urls import is_url, private, shown
 from pipeline.readers.remote import RemoteBytes
 from pipeline.readers.staging import as_size, cache_folder, hold_copy, write_whole
-from pipeline.urls import is_url, private, shown
 
 __all__ = ["ENDPOINT_VARIABLE", "as_url", "downloaded", "is_remote", "read_card"]
 

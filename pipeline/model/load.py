@@ -8,8 +8,10 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import places
 from pipeline.errors import ModelError
+from pipeline.files import places
+from pipeline.files.notation import MOST_YAML_BYTES
+from pipeline.files.urls import beside, is_url, shown
 from pipeline.model.card import Card
 from pipeline.model.checked import Footprint, Model
 from pipeline.model.download import as_url, downloaded, is_remote, read_card
@@ -20,8 +22,6 @@ from pipeline.model.tokens import token_of
 from pipeline.model.weights import digest_of, names_in
 from pipeline.model.written import card_of, mapping_of
 from pipeline.model.zoo import translator
-from pipeline.notation import MOST_YAML_BYTES
-from pipeline.urls import beside, is_url, shown
 
 if TYPE_CHECKING:
     from pipeline.model.session import Graph

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import ConfigError, ModelError, unknown_key
+from pipeline.files.notation import parse_json, parse_yaml
 from pipeline.model.card import Card, InputSpec, ObjectsSpec, OutputSpec, RegionsSpec, StitchSpec
-from pipeline.notation import parse_json, parse_yaml
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

@@ -1,6 +1,6 @@
 """Pieces of regions: what a block holds of them, and how those of a row of blocks are joined.
 
-What `pipeline.objects.regions` is made of. A piece is known by its number, from 1; in whatever says
+What `pipeline.plan.regions` is made of. A piece is known by its number, from 1; in whatever says
 which piece a pixel is of, 0 is none.
 """
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.errors import SlideError
+from pipeline.files.urls import is_url, shown
 from pipeline.geometry import Box
 from pipeline.readers import LevelInfo, Metadata, open_reader
-from pipeline.urls import is_url, shown
 
 if TYPE_CHECKING:
     from pipeline.readers.openslide import OpenSlideReader

@@ -7,10 +7,10 @@ import re
 from collections.abc import Callable
 from pathlib import PurePosixPath
 
-from pipeline import cloud
 from pipeline.errors import SlideError
+from pipeline.files import cloud
+from pipeline.files.urls import beside, file_name, shown
 from pipeline.readers.remote import RemoteBytes
-from pipeline.urls import beside, file_name, shown
 
 __all__ = ["files_of"]
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import places
+from pipeline.files import places
+from pipeline.files.notation import parse_json
+from pipeline.files.urls import is_url, join, split
 from pipeline.ngff import ATTRIBUTE
-from pipeline.notation import parse_json
 from pipeline.readers.units import micrometres
-from pipeline.urls import is_url, join, split
 
 __all__ = [
     "GROUP_FILES",

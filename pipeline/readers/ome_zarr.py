@@ -25,6 +25,7 @@ import zarr
 from numpy.typing import NDArray
 
 from pipeline.errors import SlideError
+from pipeline.files.urls import is_url
 from pipeline.geometry import Box, Shape
 from pipeline.ngff import ATTRIBUTE
 from pipeline.readers.base import LevelInfo, Metadata, Mpp, check_sizes
@@ -32,7 +33,6 @@ from pipeline.readers.carried import IMAGE, Carried, kept
 from pipeline.readers.multiscales import Multiscale, multiscale
 from pipeline.readers.zarr_level import BROKEN, REMEDY, ZarrLevel, downsample, one_line
 from pipeline.readers.zarr_stores import zarr_at
-from pipeline.urls import is_url
 
 __all__ = ["OmeZarrReader", "open_reader"]
 

@@ -43,6 +43,7 @@ from numpy.typing import NDArray
 from openslide import lowlevel
 
 from pipeline.errors import SlideError
+from pipeline.files.urls import shown
 from pipeline.geometry import Box
 from pipeline.readers import properties as said
 from pipeline.readers.anchors import anchors, pieces
@@ -50,7 +51,6 @@ from pipeline.readers.argb import lay_over
 from pipeline.readers.base import LevelInfo, Metadata, check_sizes, stored_downsample
 from pipeline.readers.series import RESAMPLED, any_file, finest_is_missing
 from pipeline.readers.staging import StagedFile, stage
-from pipeline.urls import shown
 
 __all__ = ["OpenSlideReader", "library_version", "open_reader"]
 

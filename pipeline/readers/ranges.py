@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.errors import SlideError
-from pipeline.urls import is_url, join, private, shown
+from pipeline.files.urls import is_url, join, private, shown
 
 __all__ = ["Bytes", "LocalBytes", "Range", "check_range", "is_url", "locate", "open_bytes"]
 

@@ -13,11 +13,11 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from pipeline import cloud
-from pipeline.cloud import Version
 from pipeline.errors import SlideError
+from pipeline.files import cloud
+from pipeline.files.cloud import Version
+from pipeline.files.urls import private, shown
 from pipeline.readers.ranges import Range, check_range
-from pipeline.urls import private, shown
 
 __all__ = ["GAP", "PAGES_BYTES", "PIECE", "RemoteBytes", "spans", "version_of"]
 

@@ -31,10 +31,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.errors import SlideError
+from pipeline.files.rights import FOLDER, OWN, make_folders, ours_alone, writing
+from pipeline.files.urls import is_url, shown
 from pipeline.readers.companions import files_of
 from pipeline.readers.remote import PIECE, RemoteBytes
-from pipeline.rights import FOLDER, OWN, make_folders, ours_alone, writing
-from pipeline.urls import is_url, shown
 
 __all__ = [
     "CACHE_VARIABLE",

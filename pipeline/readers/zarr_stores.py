@@ -7,8 +7,8 @@ from typing import Any
 
 from zarr.storage import ObjectStore
 
-from pipeline import cloud
-from pipeline.urls import is_url
+from pipeline.files import cloud
+from pipeline.files.urls import is_url
 
 __all__ = ["zarr_at"]
 
@@ -19,7 +19,7 @@ def zarr_at(path: str) -> Any:
 
 
 class _Told(ObjectStore[Any]):
-    """A store behind a URL: it raises the `OSError` a disk would, see `pipeline.cloud`."""
+    """A store behind a URL: it raises the `OSError` a disk would, see `pipeline.files.cloud`."""
 
     def __init__(self, store: Any, *, read_only: bool = False, url: str) -> None:
         super().__init__(store, read_only=read_only)

@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline import places
 from pipeline.books.lease import held
 from pipeline.books.names import CONFIG, LEASE, MANIFEST, RUNS, STATUS, shards_of
 from pipeline.books.rows import Row, read_rows
 from pipeline.books.runs import read_runs
 from pipeline.errors import ConfigError, StoreError
+from pipeline.files import places
+from pipeline.files.urls import join
 from pipeline.results import Results, StoredSlide, open_results
-from pipeline.urls import join
 
 __all__ = ["Entry", "Gathered", "gather"]
 
@@ -37,7 +37,7 @@ class Entry:
 
     @property
     def state(self) -> str:
-        """One of `pipeline.outcomes.STATES`, ``damaged``, or ``no store`` where that is gone."""
+        """One of `pipeline.books.outcomes.STATES`, ``damaged``, or ``no store`` if it is gone."""
         if self.problem:
             return "damaged"
         if self.row.state in ("done", "partial") and self.stored is None:

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.export.drawing import HEAT_PIXELS, OverviewImage, area_of, with_heat
+from pipeline.display.pictures import limits_of
 from pipeline.geometry import Box
 from pipeline.ngff import PALETTE
-from pipeline.pictures import limits_of
 from pipeline.report.numbers import MOST_POINTS, Objects, extent_um, kept_block_um
 from pipeline.report.pictures import (
     COVERAGE_COLOURS,
@@ -24,6 +23,7 @@ from pipeline.report.pictures import (
     ramp,
     thumb,
 )
+from pipeline.results.drawing import HEAT_PIXELS, OverviewImage, area_of, with_heat
 from pipeline.store import Coverage, read_placements, stored_outputs
 from pipeline.store.labels import read_colours
 

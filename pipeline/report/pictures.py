@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from pipeline.export.drawing import (
+from pipeline.results.drawing import (
     FAINT,
     INK,
     OverviewImage,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from pipeline.export.drawing import Area
+    from pipeline.results.drawing import Area
 
 __all__ = [
     "COVERAGE_COLOURS",

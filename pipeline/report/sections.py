@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.analysed import analysed_slide
 from pipeline.errors import MissingExtraError, SlideError, StoreError
 from pipeline.geometry import Grid
 from pipeline.report.gathered import Entry
@@ -25,6 +24,7 @@ from pipeline.report.numbers import (
     labelled,
     objects,
 )
+from pipeline.results.analysed import analysed_slide
 from pipeline.store import Coverage, done, stored_outputs, table_done
 from pipeline.store.tables import REGIONS, StoredTable
 

@@ -16,14 +16,14 @@ from urllib.parse import quote
 
 import dask
 
-from pipeline import places
 from pipeline.errors import StoreError
-from pipeline.ids import safe_id, with_digest
+from pipeline.files import places
+from pipeline.files.ids import safe_id, with_digest
+from pipeline.files.urls import file_name, join
 from pipeline.report.gathered import Entry, Gathered, gather
 from pipeline.report.pages import Parts, drawn_by, index_page, row_of, section_html, slide_page
 from pipeline.report.sections import section_of, stored_now
 from pipeline.report.totals import Summary, summary_of, totals_of
-from pipeline.urls import file_name, join
 
 __all__ = ["ON_ONE_PAGE", "REPORT", "Written", "write_report"]
 

@@ -11,15 +11,15 @@ import zarr
 from numpy.typing import NDArray
 from zarr.core.sync import sync
 
-from pipeline import places
 from pipeline.errors import StoreError
+from pipeline.files import places
+from pipeline.files.urls import join
 from pipeline.geometry import Box, Grid, Index, Shape
 from pipeline.handles import Pool
 from pipeline.readers.zarr_stores import zarr_at
 from pipeline.store.damage import tells_the_store
 from pipeline.store.layout import ArrayLayout, ImageLayout
 from pipeline.store.shards import check_shard, decode_shard, encode_shard, index_bytes
-from pipeline.urls import join
 
 __all__ = [
     "StoredArray",

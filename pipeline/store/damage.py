@@ -8,7 +8,7 @@ from functools import wraps
 from typing import ParamSpec, TypeVar
 
 from pipeline.errors import DamagedStoreError, DiskFullError, StoreError
-from pipeline.urls import is_url
+from pipeline.files.urls import is_url
 
 __all__ = ["DAMAGE", "one_line", "reason", "tells_the_store"]
 

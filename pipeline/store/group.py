@@ -12,8 +12,9 @@ import zarr
 from numpy.typing import NDArray
 from zarr.core.sync import sync
 
-from pipeline import places
 from pipeline.errors import StaleStoreError, StoreError
+from pipeline.files import places
+from pipeline.files.urls import is_url, stem
 from pipeline.ngff import (
     ATTRIBUTE,
     FIRST,
@@ -30,7 +31,6 @@ from pipeline.store.damage import tells_the_store
 from pipeline.store.labels import write_label
 from pipeline.store.layout import ArrayLayout, Layout
 from pipeline.store.shards import ALL_CHUNKS, COMPRESSOR
-from pipeline.urls import is_url, stem
 
 __all__ = [
     "FORMAT",

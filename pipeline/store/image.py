@@ -11,6 +11,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from pipeline.files.urls import stem
 from pipeline.ngff import ATTRIBUTE, Placement, rgb_metadata
 from pipeline.readers.carried import IMAGE
 from pipeline.readers.zarr_stores import zarr_at
@@ -18,7 +19,6 @@ from pipeline.store.damage import tells_the_store
 from pipeline.store.group import FORMAT, begun, sweep
 from pipeline.store.layout import ImageLayout
 from pipeline.store.shards import COMPRESSOR
-from pipeline.urls import stem
 
 __all__ = ["Kept", "begin_image", "commit_image"]
 

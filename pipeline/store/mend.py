@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from pipeline import places
+from pipeline.files import places
+from pipeline.files.urls import is_url, join
 from pipeline.store.check import Damage
 from pipeline.store.damage import tells_the_store
 from pipeline.store.group import withdraw
-from pipeline.urls import is_url, join
 
 __all__ = ["Mended", "mend"]
 

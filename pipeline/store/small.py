@@ -12,8 +12,9 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from pipeline import places
 from pipeline.errors import DamagedStoreError
+from pipeline.files import places
+from pipeline.files.urls import join
 from pipeline.readers.zarr_stores import zarr_at
 from pipeline.store.check import Damage
 from pipeline.store.damage import DAMAGE, one_line, reason
@@ -21,7 +22,6 @@ from pipeline.store.features import PATCH_ARRAYS
 from pipeline.store.group import METADATA, Look
 from pipeline.store.stored import read_coverage
 from pipeline.store.tables import FOLDER
-from pipeline.urls import join
 
 __all__ = ["Listed", "check_coverage", "check_labels", "check_metadata", "check_patches"]
 

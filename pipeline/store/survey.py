@@ -1,7 +1,7 @@
 """What a store should hold, and what of its small things is torn or missing.
 
 `survey` reads metadata, coverage, masks and lists, and gives the parts whose blocks are left to
-be read back: `pipeline.examine` does that, on a scheduler.
+be read back: `pipeline.checks.examine` does that, on a scheduler.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from pipeline import places
 from pipeline.errors import DamagedStoreError
+from pipeline.files import places
 from pipeline.geometry import Grid, Index
 from pipeline.readers.zarr_stores import zarr_at
 from pipeline.store.array import StoredArray

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline import places
 from pipeline.errors import MissingExtraError, StoreError
+from pipeline.files import places
 from pipeline.geometry import Box, Grid, Index
 from pipeline.objects import PlacedObjects
 from pipeline.objects.outlines import shapely_module

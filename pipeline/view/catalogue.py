@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline import places
 from pipeline.books.names import STATUS
 from pipeline.books.rows import read_rows
 from pipeline.errors import ConfigError, StoreError
-from pipeline.ids import safe_id
+from pipeline.files import places
+from pipeline.files.ids import safe_id
+from pipeline.files.urls import is_url, join, stem
 from pipeline.results import CONFIG, ENDING, open_results, open_stored
+from pipeline.results.stored import StoredSlide
 from pipeline.slide import Slide, open_slide
-from pipeline.stored import StoredSlide
-from pipeline.urls import is_url, join, stem
 from pipeline.view.growing import Kept
 from pipeline.view.shown import ShownSlide, show, slide_or_why
 

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.geometry import Box
-from pipeline.level import LevelLike
-from pipeline.resample import resampled
 from pipeline.slide import Slide
+from pipeline.slide.level import LevelLike
+from pipeline.slide.resample import resampled
 from pipeline.view.planes import TILE, Plane, jpeg, png
 
 __all__ = ["ClassLayer", "Layer", "SlideLayer", "ValueLayer", "slide_planes", "virtual"]

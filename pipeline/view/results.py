@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import places
 from pipeline.errors import MissingExtraError, StoreError
+from pipeline.files import places
+from pipeline.files.notation import parse_json
+from pipeline.files.urls import join
 from pipeline.geometry import Box, Grid, Index
 from pipeline.ngff import PALETTE
-from pipeline.notation import parse_json
+from pipeline.results.stored import StoredSlide
 from pipeline.store import (
     Coverage,
     StoredArray,
@@ -28,8 +30,6 @@ from pipeline.store import (
 )
 from pipeline.store.labels import open_label
 from pipeline.store.tables import REGIONS, check_engines
-from pipeline.stored import StoredSlide
-from pipeline.urls import join
 from pipeline.view.growing import Blocks, Kept
 from pipeline.view.layers import ClassLayer, Layer, Meanings, ValueLayer
 from pipeline.view.objects import ObjectLayer

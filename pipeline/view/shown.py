@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.analysed import analysed_slide
 from pipeline.errors import MissingExtraError, SlideError, StoreError
 from pipeline.ngff import Placement
+from pipeline.results.analysed import analysed_slide
+from pipeline.results.stored import StoredSlide
 from pipeline.slide import Slide
-from pipeline.stored import StoredSlide
 from pipeline.view.growing import Kept
 from pipeline.view.layers import Layer, SlideLayer
 from pipeline.view.planes import png

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.outcomes import Silence, SlideOutcome
+from pipeline.books.outcomes import Silence, SlideOutcome
 from tests.benchmarks.models import model_card
 from tests.benchmarks.rows import Row, Wanted
 

@@ -87,7 +87,7 @@ def runs_whole(name: str) -> Contender:
 
 def check_verified(store: str) -> None:
     """Read a store back; `AssertionError` where it is not committed or anything is damaged."""
-    from pipeline.examine import examine
+    from pipeline.checks.examine import examine
     from pipeline.store import look
 
     seen, examined = look(store), examine(store)

@@ -49,7 +49,7 @@ def read_resampled(at: Setting) -> Iterator[Run]:
 def verify(at: Setting) -> Iterator[Run]:
     """Read every tile of every level, as ``inspect --verify`` does."""
     import pipeline
-    from pipeline.verify import verify as verify_slide
+    from pipeline.checks.verify import verify as verify_slide
 
     slide = pipeline.open_slide(at.slide, crop=False)
     _read(slide.levels[0][:1, :1], at.cores)

@@ -120,9 +120,9 @@ def measure_overhead(count: int, folder: Path) -> Took:
 
 def idle_blocks(plan: Plan, count: int) -> tuple[da.Array, Grid]:
     """Give so many blocks as `pipeline.plan.Plan.blocks` phrases them, with nothing to do."""
-    from pipeline.finish import Placing, Together
     from pipeline.lazy import map_blocks, read_blocks, write_blocks
-    from pipeline.underway import Work
+    from pipeline.plan.finish import Placing, Together
+    from pipeline.process.underway import Work
 
     columns = next(n for n in range(int(count**0.5), 0, -1) if count % n == 0)
     grid = Grid((count // columns * _CELL, columns * _CELL), _CELL)
@@ -161,8 +161,8 @@ def idle_blocks(plan: Plan, count: int) -> tuple[da.Array, Grid]:
 
 def _main() -> None:
     import pipeline
-    from pipeline.schedulers import scheduler_in_force
-    from pipeline.work import compute_blocks
+    from pipeline.execute.schedulers import scheduler_in_force
+    from pipeline.execute.work import compute_blocks
 
     count = int(sys.argv[1])
     with tempfile.TemporaryDirectory(dir=sys.argv[2]) as free:

@@ -176,7 +176,7 @@ def plan_of(
 ) -> Plan:
     """Plan a model over a slide, its tissue found first; ``store`` is a name in the folder."""
     import pipeline
-    from pipeline.finding import find_tissue
+    from pipeline.execute.finding import find_tissue
     from pipeline.plan import Options, plan_slide
     from pipeline.tissue import TissueSettings
 

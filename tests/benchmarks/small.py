@@ -157,7 +157,7 @@ def _ready(plan: Plan) -> Iterator[tuple[Any, Any, Any]]:
     """Give each block that is stored, of all levels: the array, its place, values for it."""
     import numpy as np
 
-    from pipeline.pyramid import parents
+    from pipeline.plan.pyramid import parents
 
     for levels in plan.arrays:
         blocks = set(plan.todo)

@@ -148,7 +148,7 @@ def _metadata(seeds: Path, folder: Path, mutations: Mutations) -> str:
 
 
 LOADS = (
-    *("pipeline.batch", "pipeline.report", "pipeline.examine", "pipeline.export.geojson"),
+    *("pipeline.batch", "pipeline.report", "pipeline.checks.examine", "pipeline.export.geojson"),
     *("pipeline.export.csv_files", "pipeline.view.catalogue", "pipeline.view.server"),
     *("pyarrow.parquet", "shapely", "onnxruntime", "matplotlib.figure", "rich.table"),
     *("pipeline.readers.openslide", "pipeline.readers.ome_zarr", "skimage.measure", "distributed"),

@@ -98,7 +98,7 @@ def _any_slide(seeds: Path, folder: Path, mutations: Mutations) -> str:
 
 def _looked_at(slide: Slide) -> str:
     """Do what every command does with a slide, and read corners of it."""
-    from pipeline.level import slides
+    from pipeline.slide.level import slides
 
     slide.facts()
     slide.level_table()

@@ -16,12 +16,12 @@ from pipeline.books.rows import Row, read_rows
 from pipeline.books.rows import written as rows_written
 from pipeline.books.runs import identities, read_runs
 from pipeline.config import RunConfig
+from pipeline.config.runfile import dump_config, load_config, parse_config
 from pipeline.errors import ConfigError
 from pipeline.manifest.jobs import jobs, manifest_text, missing
 from pipeline.manifest.listed import read_manifest
-from pipeline.masks import Raster, load_mask
 from pipeline.model.load import read_card_at
-from pipeline.runfile import dump_config, load_config, parse_config
+from pipeline.tissue.masks import Raster, load_mask
 from tests.fuzzing.harness import Target, files_of
 from tests.fuzzing.mutating import Mutations
 

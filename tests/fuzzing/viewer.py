@@ -7,8 +7,8 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from pipeline import urls
 from pipeline.books.names import LEASE
+from pipeline.files import urls
 from pipeline.manifest.found import slides_at
 from pipeline.manifest.listed import is_manifest
 from pipeline.readers.multiscales import is_ome_zarr

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ModelError
-from pipeline.urls import is_url
+from pipeline.files.urls import is_url
 
 __all__ = ["translate"]
 

@@ -1,0 +1,1 @@
+"""Names, places and rights of files, on disks and in buckets; what YAML and JSON may say."""
