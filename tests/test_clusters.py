@@ -18,6 +18,7 @@ from distributed import Client
 
 from pipeline.clusters import cluster, cluster_of, reported
 from pipeline.clusters.dashboard import dashboard_notes, links
+from pipeline.clusters.share import environment
 from pipeline.config.runfile import cluster_config
 from pipeline.errors import ClusterError, ConfigError, MemoryBudgetError, SchedulerLostError
 from pipeline.execute.distributing import Distributed
@@ -25,6 +26,8 @@ from pipeline.execute.manned import NO_WORKERS
 from pipeline.execute.schedulers import scheduler_in_force
 from pipeline.model.session import THREADS_VARIABLE
 from tests.test_schedulers import graph_of, keys
+
+PROFILES = "DASK_DISTRIBUTED__WORKER__PROFILE__CYCLE"
 
 
 def listening() -> set[tuple[str, int]]:
@@ -153,12 +156,32 @@ def test_who_can_see_the_dashboard_and_how_is_said(
 
 def test_every_library_in_a_worker_keeps_to_its_share(client: Client) -> None:
     told = client.run(lambda: dict(os.environ))
-    for environment in told.values():
+    for variables in told.values():
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "BLOSC_NTHREADS"):
-            assert environment[name] == "1"
-        assert environment["ZARR_THREADING__MAX_WORKERS"] == environment[THREADS_VARIABLE]
-        assert environment["MALLOC_TRIM_THRESHOLD_"] == "65536"
-        assert environment["MALLOC_MMAP_THRESHOLD_"] == "33554432"
+            assert variables[name] == "1"
+        assert variables["ZARR_THREADING__MAX_WORKERS"] == variables[THREADS_VARIABLE]
+        assert variables["MALLOC_TRIM_THRESHOLD_"] == "65536"
+        assert variables["MALLOC_MMAP_THRESHOLD_"] == "33554432"
+
+
+def cycle(dask_worker: Any) -> float:
+    """Give how many ms one of a worker's profiles is of."""
+    return float(dask_worker.periodic_callbacks["profile-cycle"].callback_time)
+
+
+def test_dask_keeps_a_profile_a_minute_and_not_one_a_second(client: Client) -> None:
+    kept = client.run(cycle)
+    assert set(kept.values()) == {60_000}
+    assert environment(1)[PROFILES] == "60s"
+
+
+def test_how_long_a_profile_is_of_is_the_user_s_where_they_say_so() -> None:
+    with dask.config.set({"distributed.worker.profile.cycle": "5s"}):
+        assert PROFILES not in environment(1)
+        with cluster("local", workers=1, dashboard="none") as client:
+            assert client is not None
+            kept = client.run(cycle)
+    assert set(kept.values()) == {5_000}
 
 
 def test_blocks_go_only_to_workers_that_declare_what_they_ask_for() -> None:

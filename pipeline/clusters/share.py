@@ -8,9 +8,18 @@ from pipeline.files.rights import scratch
 from pipeline.model.session import THREADS_VARIABLE
 from pipeline.process import APART_BYTES, TRIM_BYTES
 
-__all__ = ["TEMPORARY", "WORKER_ARGUMENTS", "environment", "own_scratch", "scratch_named"]
+__all__ = [
+    "TEMPORARY",
+    "WORKER_ARGUMENTS",
+    "environment",
+    "own_scratch",
+    "scratch_named",
+    "seldom_kept",
+]
 
 TEMPORARY, _OURS = "temporary-directory", "wsi-pipeline.own-temporary-directory"
+
+_CYCLE, _DASKS_CYCLE, _OUR_CYCLE = "distributed.worker.profile.cycle", "1000ms", "60s"
 
 WORKER_ARGUMENTS = (
     *("--preload", "pipeline.process.worker", "--preload-nanny", "pipeline.process.worker"),
@@ -34,7 +43,18 @@ def environment(session_threads: int) -> dict[str, str]:
         # See `pipeline.process.return_freed_memory`.
         "MALLOC_TRIM_THRESHOLD_": str(TRIM_BYTES),
         "MALLOC_MMAP_THRESHOLD_": str(APART_BYTES),
+        **{f"DASK_{name.upper().replace('.', '__')}": to for name, to in seldom_kept().items()},
     }
+
+
+def seldom_kept() -> dict[str, str]:
+    """Give how long one of Dask's profiles is of, in its config: a minute, unless that says so.
+
+    Whatever is a server to Dask samples its stacks all the time, and keeps the last 3,600 profiles.
+    Of a second each they fill for an hour, and a worker grows by some MiB a minute.
+    """
+    set_to = dask.config.get(_CYCLE, _DASKS_CYCLE)
+    return {_CYCLE: _OUR_CYCLE} if set_to in (_DASKS_CYCLE, _OUR_CYCLE) else {}
 
 
 def own_scratch() -> dict[str, str]:
