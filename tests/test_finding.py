@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL import Image, ImageFilter
 
 from pipeline.config import TissueConfig
 from pipeline.errors import ConfigError, ModelError, SlideError
-from pipeline.execute import run
+from pipeline.execute import finding, run
 from pipeline.execute.finding import find_tissue, finder
 from pipeline.geometry import Grid
 from pipeline.model import load_model
@@ -23,7 +24,7 @@ from pipeline.plan import Options, plan_slide
 from pipeline.plan.seen import Tissue, wanted_patches
 from pipeline.results import open_results
 from pipeline.slide import Slide, open_slide
-from pipeline.tissue import TissueSettings
+from pipeline.tissue import TissueSettings, tidied
 from pipeline.tissue.quality import CODES
 from tests.toys import noise, spoil_first_tile, write_tiff
 
@@ -48,6 +49,28 @@ def painted() -> NDArray[np.uint8]:
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory: pytest.TempPathFactory) -> Slide:
     return open_slide(write_tiff(tmp_path_factory.mktemp("slide") / "a.tiff", painted(), mpp=MPP))
+
+
+def test_the_picture_is_let_go_before_what_is_small_is_looked_for(
+    slide: Slide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What labels pieces and holes takes as much as the picture did: not both at once."""
+    held: list[int] = []
+
+    def watched(*given: Any) -> NDArray[np.bool_]:
+        held.append(tracemalloc.get_traced_memory()[0])
+        return tidied(*given)
+
+    monkeypatch.setattr(finding, "tidied", watched)
+    for quality in ((), ("pen",)):
+        tracemalloc.start()
+        try:
+            found = find_tissue(slide, TissueSettings(quality=quality), MPP)
+        finally:
+            tracemalloc.stop()
+        assert found.mask.shape == SHAPE
+    alone, with_pen = held
+    assert with_pen - alone > 3 * np.prod(SHAPE)
 
 
 def truth(tissue: Tissue) -> NDArray[np.bool_]:

@@ -25,6 +25,7 @@ from pipeline.plan import Plan
 from pipeline.plan.memory import check_budget
 from pipeline.plan.pyramid import parents
 from pipeline.plan.regions import regions_done, write_regions
+from pipeline.process import trim
 from pipeline.process.metrics import taken
 from pipeline.process.underway import Work
 from pipeline.store import (
@@ -104,6 +105,7 @@ def run(
         invalidate(plan.path, plan.arrays, left)
         for regions in plan.regions:  # a region may reach into any block
             table_drop(regions.table, table_done(regions.table))
+    trim()  # what encoding the tissue of a large slide took
     begin_peak(scheduler, plan.path)
     ran = open_sessions(plan.model.ref) if left else []
     tell = watch or tell_nobody

@@ -24,10 +24,11 @@ from pipeline.lazy import map_blocks
 from pipeline.model import Model, load_model
 from pipeline.plan.detecting import PICTURE_PIXELS, detect
 from pipeline.plan.seen import Tissue
+from pipeline.process import trim
 from pipeline.slide import Slide
 from pipeline.slide.level import Level
 from pipeline.slide.scale import SAME
-from pipeline.tissue import TissueSettings, mostly_black, tidied, tissue_mask
+from pipeline.tissue import TissueSettings, mostly_black, tidied, tissue_pixels
 from pipeline.tissue.masks import Raster, load_mask
 from pipeline.tissue.quality import BLUR_CELL, BLUR_MPP, CODES, blur, focus_moments, pen
 
@@ -90,7 +91,10 @@ def find_tissue(
         tissue = Tissue(np.ones(raster.shape, np.bool_), raster.step, described)
     else:
         tissue = _by_pixels(picture, settings)
-    return _judged(tissue, picture, settings) if settings.quality else tissue
+    if settings.quality:
+        tissue = _judged(tissue, picture, settings)
+    trim()
+    return tissue
 
 
 @dataclass(frozen=True)
@@ -131,14 +135,26 @@ class _Picture:
         rgb = picture[:3].transpose(1, 2, 0)
         if unread.any():
             rgb = np.where(unread[..., None], np.uint8(255), rgb)
+        else:
+            unread = np.broadcast_to(np.False_, unread.shape)
+        trim()
         return rgb, unread
+
+    def forget(self) -> None:
+        """Let go of the pixels: with a slide of 8 Gpx they are most of what the client holds."""
+        vars(self).pop("seen", None)
+        trim()
 
 
 def _by_pixels(picture: _Picture, settings: TissueSettings) -> Tissue:
     rgb, unread = picture.seen
     raster = picture.raster
-    found = tissue_mask(rgb, picture.mpp, settings) | unread
     remarks = tuple(_remarks(rgb, unread))
+    found = tissue_pixels(rgb, settings)
+    del rgb
+    if "pen" not in settings.quality:
+        picture.forget()
+    found = tidied(found, picture.mpp, settings) | unread
     return Tissue(found, raster.step, _described(settings, raster), remarks, raster.origin)
 
 

@@ -15,7 +15,7 @@ from pipeline.model import Model
 from pipeline.slide import Slide
 from pipeline.slide.level import LevelLike
 from pipeline.slide.scale import SAME, wanted_mpp
-from pipeline.tissue import tissue_fraction
+from pipeline.tissue.fractions import tissue_fraction
 
 __all__ = ["Plane", "Tissue", "check_scale", "seen", "wanted_patches"]
 

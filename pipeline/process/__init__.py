@@ -23,6 +23,7 @@ __all__ = [
     "resident_bytes",
     "return_freed_memory",
     "take_gpu",
+    "trim",
 ]
 
 VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
@@ -77,10 +78,18 @@ def take_gpu(number: int) -> None:
 
 def resident_bytes() -> int:
     """Give the memory in use, freed memory that the C library keeps not counted."""
+    trim()
+    return int(psutil.Process().memory_info().rss)
+
+
+def trim() -> None:
+    """Give the system what is free in any thread's memory, now; without glibc do nothing.
+
+    For after something large that will not be asked for again.
+    """
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)
-    return int(psutil.Process().memory_info().rss)
 
 
 def reset_peak(name: str = "") -> None:

@@ -1,7 +1,7 @@
-"""Where the tissue is: a boolean mask of a coarse image, and how much of it each box holds.
+"""Where the tissue is: a boolean mask of a coarse image.
 
 Arrays in, arrays out. This module knows no slide, level, block or graph; whoever asks reads
-the coarse image, and turns fractions into the set of blocks and patches worth doing.
+the coarse image, and turns the mask into the blocks and patches worth doing.
 
 How pixels are judged, and why:
 
@@ -38,8 +38,8 @@ __all__ = [
     "resample_mask",
     "smoothed",
     "tidied",
-    "tissue_fraction",
     "tissue_mask",
+    "tissue_pixels",
 ]
 
 Mask: TypeAlias = NDArray[np.bool_]
@@ -55,7 +55,7 @@ _MEDIAN_SIDE = 7  # the same, as CLAM's mthresh
 _ENTROPY_RADIUS = 4  # 49 pixels: enough to count levels in, and an edge spreads 32 um at 8
 _ENTROPY_LEVELS = 64  # grey levels: noise of glass must not look like texture
 
-_ROWS = 256  # of a picture, worked on at once
+_ROWS = 128  # of a picture, worked on at once
 _BINS, _BINNED = 256, 2**20
 
 
@@ -90,22 +90,26 @@ def tissue_mask(rgb: NDArray[np.uint8], mpp: tuple[float, float], settings: Tiss
     sensible range; ``settings.method`` is one that looks at pixels, or ``none``. The module's
     docstring says how they are judged.
     """
+    return tidied(tissue_pixels(rgb, settings), mpp, settings)
+
+
+def tissue_pixels(rgb: NDArray[np.uint8], settings: TissueSettings) -> Mask:
+    """Give `tissue_mask` before anything is too small to count."""
     if settings.method == "none":
         return np.ones(rgb.shape[:2], dtype=np.bool_)
     measure = _MEASURES[settings.method]
     stain, black = _measured(rgb, measure)
-    # The copy is spared where there is no padding: this runs in the client, on a whole slide.
-    seen = stain[~black] if black.any() else stain
-    tissue: Mask = stain > _threshold(seen, measure)
-    tissue[black] = False
-    del seen, stain, black
-    return tidied(tissue, mpp, settings)
+    # Nothing is copied where there is no padding: this runs in the client, on a whole slide.
+    tissue: Mask = stain > _threshold(stain if black is None else stain[~black], measure)
+    if black is not None:
+        tissue[black] = False
+    return tissue
 
 
-def _measured(rgb: NDArray[np.uint8], measure: _Measure) -> tuple[Plane, Mask]:
-    """Give the stain of a picture, and its padding: in bands, which take little memory."""
+def _measured(rgb: NDArray[np.uint8], measure: _Measure) -> tuple[Plane, Mask | None]:
+    """Give the stain of a picture, and its padding if it has any: in bands, to save memory."""
     shape = rgb.shape[:2]
-    stain, black = np.empty(shape, np.float32), np.empty(shape, np.bool_)
+    stain, black = np.empty(shape, np.float32), None
     halo = measure.reach + 1  # what padding is looks one further
     for y in range(0, shape[0], _ROWS):
         inner = slice(y, min(y + _ROWS, shape[0]))
@@ -114,7 +118,9 @@ def _measured(rgb: NDArray[np.uint8], measure: _Measure) -> tuple[Plane, Mask]:
         dark = padding(band)
         if dark.any():
             band = np.where(dark[..., np.newaxis], np.uint8(255), band)
-        stain[inner], black[inner] = measure.of(band)[here], dark[here]
+            black = np.zeros(shape, np.bool_) if black is None else black
+            black[inner] = dark[here]
+        stain[inner] = measure.of(band)[here]
     return stain, black
 
 
@@ -250,50 +256,3 @@ def resample_mask(mask: Mask, shape: tuple[int, int]) -> Mask:
     )
     resampled: Mask = mask[rows[:, np.newaxis], columns]
     return resampled
-
-
-def tissue_fraction(
-    mask: Mask,
-    boxes_y: NDArray[np.integer[Any]],
-    boxes_x: NDArray[np.integer[Any]],
-    shape: tuple[int, int],
-) -> NDArray[np.float64]:
-    """Give the fraction of tissue in each box of a level, float64 (n, m), exact by area.
-
-    `mask` (my, mx) covers a level of `shape` (h, w) entirely, so one mask pixel is h/my by
-    w/mx level pixels, whole or not. Box (i, j) is ``boxes_y[i]`` (start, stop) by
-    ``boxes_x[j]`` in level pixels, clipped to the level; a box with nothing inside gives 0.
-
-    >>> mask = np.array([[True, False, False]])
-    >>> tissue_fraction(mask, np.array([[0, 8]]), np.array([[0, 2], [2, 4]]), (8, 4))
-    array([[0.66666667, 0.        ]])
-    """
-    sums_y, areas_y = _interval_sums(mask, boxes_y, shape[0])
-    sums, areas_x = _interval_sums(sums_y.T, boxes_x, shape[1])
-    areas = areas_y[:, np.newaxis] * areas_x
-    fraction: NDArray[np.float64] = np.divide(
-        sums.T, areas, out=np.zeros(areas.shape), where=areas > 0
-    )
-    return np.minimum(fraction, 1.0)
-
-
-def _interval_sums(
-    values: NDArray[Any], intervals: NDArray[np.integer[Any]], extent: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Integrate the rows of `values`, which span `extent`, over each interval.
-
-    Lengths are counted in 1/rows of a unit, where every edge is a whole number: sums stay
-    exact up to 2**53. Only the rows an interval touches are read.
-    """
-    rows = len(values)
-    edges = np.arange(rows + 1, dtype=np.int64) * extent
-    clipped = np.clip(intervals.astype(np.int64), 0, extent) * rows
-    sums = np.zeros((len(intervals), values.shape[1]))
-    for i, (start, stop) in enumerate(clipped):
-        first, last = start // extent, -(-stop // extent)
-        overlap = np.minimum(edges[first + 1 : last + 1], stop) - np.maximum(
-            edges[first:last], start
-        )
-        if start < stop:
-            sums[i] = overlap.astype(np.float64) @ values[first:last].astype(np.float64)
-    return sums, np.maximum(clipped[:, 1] - clipped[:, 0], 0).astype(np.float64)
