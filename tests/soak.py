@@ -242,7 +242,8 @@ def draw(life: Life, path: Path) -> None:
         for what, style in (("descriptors", "-"), ("threads", "--")):
             values = [getattr(sample, what) for sample in samples]
             lower.plot(minutes, values, style, color=colour, label=f"{name}: {what}")
-    upper.set(ylabel="resident memory (MiB)", ylim=(0, None))
+    most = max((n for _, _, n in life.memory), default=0) / 2**20
+    upper.set(ylabel="resident memory (MiB)", ylim=(0, 1.2 * most + 1))
     upper.set_title(
         f"{life.slides} slides of {life.blocks:,} blocks, {life.computed:,} in all ({life.kind})"
     )
