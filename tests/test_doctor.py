@@ -480,9 +480,12 @@ def test_workers_that_are_found_are_held_against_the_memory_that_is_predicted(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a worker is stopped as Linux does it")
-def test_a_worker_that_hangs_is_named_in_time(run_file: RunFile, client: Client) -> None:
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_worker_that_hangs_is_named_in_time(
+    which: int, run_file: RunFile, client: Client
+) -> None:
     pids = client.run(os.getpid)
-    address, pid = next(iter(pids.items()))
+    address, pid = sorted(pids.items())[which]
     path = run_file(cluster=at(client))
     os.kill(pid, signal.SIGSTOP)
     try:

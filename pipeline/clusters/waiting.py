@@ -41,7 +41,8 @@ class Waiting:
         told = began - _TELL_EVERY_S + _TELL_AFTER_S
         asked = client.submit(_nothing, pure=False)
         try:
-            while not asked.done() and not stop_asked():
+            # Whether it is done says less: it may be with a worker that hangs, beside others.
+            while not client.scheduler_info(n_workers=-1).get("workers") and not stop_asked():
                 if left := hope.given_up():
                     raise ClusterError(f"{name}: {left}")
                 if time.monotonic() - began > self.most_s:
@@ -55,9 +56,6 @@ class Waiting:
                 time.sleep(POLL_S)
         finally:
             asked.release()
-        # The client hears of workers a moment later than of what they did.
-        while not stop_asked() and not client.scheduler_info(n_workers=-1).get("workers"):
-            time.sleep(POLL_S)
 
 
 def _nothing() -> None:
