@@ -309,6 +309,14 @@ def test_what_is_no_slide_is_refused_with_the_reason(what: str, tmp_path: Path) 
         open_reader(str(tmp_path / "a.zarr"))
 
 
+def test_a_fill_value_that_its_type_cannot_hold_is_a_slide_s_error(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.zarr", version="0.5")
+    metadata = path / "0" / "zarr.json"
+    metadata.write_text(json.dumps({**json.loads(metadata.read_text()), "fill_value": -1}))
+    with pytest.raises(SlideError, match=r"a\.zarr"):
+        open_slide(path)
+
+
 @pytest.mark.parametrize("name", ["zarr.json", "0/zarr.json"])
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"zarr_format": 3}'])
 def test_damaged_metadata_are_a_slide_error(name: str, content: bytes, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ REMEDY = "check that it is whole, or copy it again from where it comes from"
 # zarr's own errors are ValueErrors, its codecs' are ValueErrors or RuntimeErrors; metadata that
 # were cut short are no JSON, and those of another kind lack keys.
 BROKEN = (
-    *(ValueError, KeyError, TypeError, RuntimeError, IndexError, AttributeError, OSError),
+    *(ValueError, LookupError, TypeError, RuntimeError, AttributeError, ArithmeticError, OSError),
     MemoryError,  # a chunk of a few bytes may claim any size
 )
 """What zarr raises where a store is not as it should be."""
