@@ -51,7 +51,7 @@ def seldom_kept() -> dict[str, str]:
     """Give how long one of Dask's profiles is of, in its config: a minute, unless that says so.
 
     Whatever is a server to Dask samples its stacks all the time, and keeps the last 3,600 profiles.
-    Of a second each they fill for an hour, and a worker grows by some MiB a minute.
+    A tree of a second has a third of the nodes of one of a minute, and there are sixty of them.
     """
     set_to = dask.config.get(_CYCLE, _DASKS_CYCLE)
     return {_CYCLE: _OUR_CYCLE} if set_to in (_DASKS_CYCLE, _OUR_CYCLE) else {}
