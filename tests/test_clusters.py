@@ -27,7 +27,8 @@ from pipeline.execute.schedulers import scheduler_in_force
 from pipeline.model.session import THREADS_VARIABLE
 from tests.test_schedulers import graph_of, keys
 
-PROFILES = "DASK_DISTRIBUTED__WORKER__PROFILE__CYCLE"
+CYCLE = "DASK_DISTRIBUTED__WORKER__PROFILE__CYCLE"
+LENGTH = "DASK_DISTRIBUTED__ADMIN__LOW_LEVEL_LOG_LENGTH"
 
 
 def listening() -> set[tuple[str, int]]:
@@ -164,24 +165,27 @@ def test_every_library_in_a_worker_keeps_to_its_share(client: Client) -> None:
         assert variables["MALLOC_MMAP_THRESHOLD_"] == "33554432"
 
 
-def cycle(dask_worker: Any) -> float:
-    """Give how many ms one of a worker's profiles is of."""
-    return float(dask_worker.periodic_callbacks["profile-cycle"].callback_time)
+def kept(dask_worker: Any) -> tuple[float, int]:
+    """Give how many ms one of a worker's profiles is of, and how many of them it keeps."""
+    cycle = dask_worker.periodic_callbacks["profile-cycle"].callback_time
+    return float(cycle), int(dask_worker.profile_history.maxlen)
 
 
 def test_dask_keeps_a_profile_a_minute_and_not_one_a_second(client: Client) -> None:
-    kept = client.run(cycle)
-    assert set(kept.values()) == {60_000}
-    assert environment(1)[PROFILES] == "60s"
+    assert set(client.run(kept).values()) == {(60_000, 100)}
+    assert (environment(1)[CYCLE], environment(1)[LENGTH]) == ("60s", "100")
 
 
-def test_how_long_a_profile_is_of_is_the_user_s_where_they_say_so() -> None:
-    with dask.config.set({"distributed.worker.profile.cycle": "5s"}):
-        assert PROFILES not in environment(1)
+def test_what_is_kept_of_profiles_is_the_user_s_where_they_say_so() -> None:
+    said = {
+        "distributed.worker.profile.cycle": "5s",
+        "distributed.admin.low-level-log-length": 2000,
+    }
+    with dask.config.set(said):
+        assert not {CYCLE, LENGTH} & set(environment(1))
         with cluster("local", workers=1, dashboard="none") as client:
             assert client is not None
-            kept = client.run(cycle)
-    assert set(kept.values()) == {5_000}
+            assert set(client.run(kept).values()) == {(5_000, 2000)}
 
 
 def test_blocks_go_only_to_workers_that_declare_what_they_ask_for() -> None:

@@ -20,7 +20,7 @@ import dask
 from pipeline.clusters.dashboard import keep_to_own_pages, links
 from pipeline.clusters.local import LocalWorkers, local_client, threads
 from pipeline.clusters.remote import client_at, client_of_file
-from pipeline.clusters.share import own_scratch, seldom_kept
+from pipeline.clusters.share import little_kept, own_scratch
 from pipeline.clusters.waiting import Waiting
 from pipeline.config.runfile import cluster_config
 from pipeline.config.values import duration_seconds
@@ -86,7 +86,7 @@ def cluster_of(
         patience_s = duration_seconds(settings.no_workers_timeout)
         told = {NO_WORKERS: patience_s, **links(settings)}
         if settings.kind != "threads":
-            told |= own_scratch() | seldom_kept()
+            told |= own_scratch() | little_kept()
         opened.enter_context(dask.config.set(told))
         waiting = Waiting(patience_s, most_s, tell)
         client: Client | None

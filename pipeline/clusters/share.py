@@ -12,14 +12,18 @@ __all__ = [
     "TEMPORARY",
     "WORKER_ARGUMENTS",
     "environment",
+    "little_kept",
     "own_scratch",
     "scratch_named",
-    "seldom_kept",
 ]
 
 TEMPORARY, _OURS = "temporary-directory", "wsi-pipeline.own-temporary-directory"
 
-_CYCLE, _DASKS_CYCLE, _OUR_CYCLE = "distributed.worker.profile.cycle", "1000ms", "60s"
+_KEPT = {
+    "distributed.worker.profile.cycle": ("1000ms", "60s"),
+    "distributed.admin.low-level-log-length": (1000, 100),
+}
+"""How long one of Dask's profiles is of and how many of each are kept, by its default and here."""
 
 WORKER_ARGUMENTS = (
     *("--preload", "pipeline.process.worker", "--preload-nanny", "pipeline.process.worker"),
@@ -43,18 +47,19 @@ def environment(session_threads: int) -> dict[str, str]:
         # See `pipeline.process.return_freed_memory`.
         "MALLOC_TRIM_THRESHOLD_": str(TRIM_BYTES),
         "MALLOC_MMAP_THRESHOLD_": str(APART_BYTES),
-        **{f"DASK_{name.upper().replace('.', '__')}": to for name, to in seldom_kept().items()},
+        **{_variable(name): str(to) for name, to in little_kept().items()},
     }
 
 
-def seldom_kept() -> dict[str, str]:
-    """Give how long one of Dask's profiles is of, in its config: a minute, unless that says so.
+def little_kept() -> dict[str, object]:
+    """Give how much of its profiles Dask keeps, in its config, where that says nothing else.
 
-    Whatever is a server to Dask samples its stacks all the time, and keeps the last 3,600 profiles.
-    A tree of a second has a third of the nodes of one of a minute, and there are sixty of them.
+    Whatever is a server to Dask samples its stacks all the time, and keeps the last profiles, for a
+    page of the dashboard. A tree of a minute has three times the nodes of one of a second, so there
+    may be a tenth as many: Dask's number of them would be 16 hours and growing through a night.
     """
-    set_to = dask.config.get(_CYCLE, _DASKS_CYCLE)
-    return {_CYCLE: _OUR_CYCLE} if set_to in (_DASKS_CYCLE, _OUR_CYCLE) else {}
+    set_to = {name: dask.config.get(name, dasks) for name, (dasks, _) in _KEPT.items()}
+    return {name: ours for name, (dasks, ours) in _KEPT.items() if set_to[name] in (dasks, ours)}
 
 
 def own_scratch() -> dict[str, str]:
@@ -66,3 +71,8 @@ def scratch_named() -> bool:
     """Say whether Dask's config has a folder for temporary files that is not of `own_scratch`."""
     named = dask.config.get(TEMPORARY, None)
     return named is not None and named != dask.config.get(_OURS, None)
+
+
+def _variable(name: str) -> str:
+    """Give the variable of the environment that Dask takes a key of its config from."""
+    return f"DASK_{name.upper().replace('.', '__').replace('-', '_')}"
