@@ -15,7 +15,7 @@ from pipeline.execute import run
 from pipeline.execute.standing import kept_block
 from pipeline.model import Model, load_model
 from pipeline.plan import Options, Plan, Tissue, plan_slide
-from pipeline.plan.blocks import LEAST_BLOCK, chosen_block
+from pipeline.plan.blocks import LEAST_BLOCK, checked_block, chosen_block
 from pipeline.plan.memory import Worker, worker_bytes
 from pipeline.slide import Slide
 from pipeline.slide.level import Level
@@ -66,6 +66,26 @@ def test_without_a_known_limit_a_block_is_as_usual(model: Model, level: Level) -
     assert chosen_block(model, "uint8", level, Worker()) == (2048, "")
 
 
+@pytest.mark.parametrize(
+    ("plane", "chunk", "block"),
+    [
+        ((2000, 3000), None, 1024),  # of 2048 px two threads would have 9 parts and 2
+        ((2048 * 5, 2048 * 3), None, 1024),  # 15
+        ((2048 * 4, 2048 * 4), None, 2048),  # 16
+        ((2000, 3000), 512, 1024),
+        ((2000, 3000), 2048, 2048),  # what is asked for comes first
+    ],
+)
+def test_a_slide_of_few_blocks_has_smaller_ones(
+    plane: tuple[int, int], chunk: int | None, block: int, model: Model, level: Level
+) -> None:
+    small = replace(level, plane=plane)
+    for worker in (Worker(), Worker(1, 2**40)):
+        assert chosen_block(model, "uint8", small, worker, chunk) == (block, "")
+    if chunk is None:
+        assert checked_block(None, model.ref, plane) == block
+
+
 def test_chunks_that_are_asked_for_fit_into_the_block_that_is_chosen(
     model: Model, level: Level
 ) -> None:
@@ -90,7 +110,7 @@ def test_what_is_planned_with_less_memory_says_so(
 ) -> None:
     small = Worker(1, int(needed(model, slide.level(0), 512) / 0.8) + 1)
     plan = planned(slide, model, tmp_path / "a.zarr", Options(worker=small))
-    assert plan.remarks[-1].startswith("blocks of 512 px instead of 2048: a worker has ")
+    assert plan.remarks[-1].startswith("blocks of 512 px instead of 1024: a worker has ")
     asked = planned(slide, model, tmp_path / "a.zarr", Options(worker=small, block=1024))
     assert (asked.grid.cell, asked.remarks) == (1024, ())
 

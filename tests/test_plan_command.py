@@ -229,7 +229,7 @@ def test_blocks_are_planned_for_the_workers_of_the_run_file_or_kept(
         auto = ("output.block=auto", "cluster.kind=local", f"cluster.memory_limit={limit}")
         return [plan.grid.cell for plan in plans(*auto)]
 
-    assert cells("4 GiB") == [2048]
+    assert cells("4 GiB") == [1024]
     assert cells("230 MiB") == [512]
     for plan in plans("output.block=1024"):
         run(plan)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import lcm
+from math import lcm, prod
 
-from pipeline.geometry import ceil_div
-from pipeline.model import Model
+from pipeline.errors import ConfigError
+from pipeline.geometry import Grid, Shape, ceil_div
+from pipeline.model import Model, ModelRef
 from pipeline.plan.memory import Worker, worker_bytes
 from pipeline.plan.options import Options
-from pipeline.plan.predicting import checked_block, fitting_block
-from pipeline.slide.level import LevelLike
+from pipeline.slide.level import BLOCK, LevelLike
 
-__all__ = ["LEAST_BLOCK", "chosen_block", "decided_block"]
+__all__ = ["LEAST_BLOCK", "checked_block", "chosen_block", "decided_block"]
 
 LEAST_BLOCK = 512
 """A smaller one costs more for being scheduled, read around and written than it saves."""
 
 _ROOM = 0.8
 """The part of a worker's memory that a block is chosen for: above it dask pauses the worker."""
+
+_FEW_BLOCKS = 16
+"""A slide of fewer has blocks of half the side: one block more or less is no more to a thread
+that all the others wait for, and edges are not whole blocks."""
 
 
 def decided_block(model: Model, level: LevelLike, options: Options) -> tuple[int, str]:
@@ -27,7 +31,7 @@ def decided_block(model: Model, level: LevelLike, options: Options) -> tuple[int
     Raises `ConfigError` where what is asked for does not fit the model.
     """
     if options.block is not None:
-        return checked_block(options.block, model.ref), ""
+        return checked_block(options.block, model.ref, level.plane), ""
     kept = options.kept_block
     # Of another model's store it may be anything; that it is refused is said by its settings.
     if kept is not None and kept % model.ref.stride == 0:
@@ -41,11 +45,11 @@ def chosen_block(
 ) -> tuple[int, str]:
     """Give the side of a block, and what to say of it where that is less than usual.
 
-    It is the largest multiple of the model's step, of those up to about 2048, that a worker is
-    predicted to have room for; the least one where none is. ``chunk`` is the side of the chunks
-    in a block where that is given: it must divide the block.
+    It is the largest multiple of the model's step, of those up to the usual side, that a worker
+    is predicted to have room for; the least one where none is. ``chunk`` is the side of the
+    chunks in a block where that is given: it must divide the block.
     """
-    usual = fitting_block(model.ref)
+    usual = _usual_block(model.ref, level.plane, chunk)
     if worker.limit_bytes is None:
         return usual, ""
     room = int(worker.limit_bytes * _ROOM)
@@ -61,11 +65,38 @@ def chosen_block(
     )
 
 
+def checked_block(block: int | None, ref: ModelRef, plane: Shape) -> int:
+    """Give the side of a block, usual where it is None; `ConfigError` where it does not fit."""
+    if block is None:
+        return _usual_block(ref, plane)
+    if block < 1 or block % ref.stride:
+        raise ConfigError(
+            f"output.block: {block} is not a multiple of the model's stride {ref.stride}; "
+            f"use {max(round(block / ref.stride), 1) * ref.stride}"
+        )
+    return block
+
+
+def _usual_block(ref: ModelRef, plane: Shape, chunk: int | None = None) -> int:
+    """Give the side near 2048 that holds whole patches, so that no patch is predicted twice.
+
+    Near 1024 where the plane has few such blocks. A patch larger than that is a block of its own.
+    """
+    whole = lcm(ref.step, ref.stride)
+    usual, half = (max(round(near / whole), 1) * whole for near in (BLOCK, BLOCK // 2))
+    few = prod(Grid(plane, usual).counts) < _FEW_BLOCKS
+    return half if few and _holds(half, ref, chunk) else usual
+
+
+def _holds(side: int, ref: ModelRef, chunk: int | None) -> bool:
+    """Whether a block of that side consists of whole chunks, in each of the model's maps."""
+    return chunk is None or all(side // each.stride % chunk == 0 for each in ref.maps)
+
+
 def _sides(model: Model, usual: int, chunk: int | None) -> Iterator[int]:
     """Give the sides there may be, largest first."""
     whole = lcm(model.ref.step, model.ref.stride)
     least = min(ceil_div(LEAST_BLOCK, whole) * whole, usual)
-    strides = [each.stride for each in model.ref.maps]
     for side in range(usual, least - 1, -whole):
-        if chunk is None or all(side // stride % chunk == 0 for stride in strides):
+        if _holds(side, model.ref, chunk):
             yield side

@@ -12,14 +12,14 @@ from pipeline.errors import ConfigError
 from pipeline.geometry import Grid, Index
 from pipeline.lazy import map_blocks, read_blocks
 from pipeline.model import Model, ModelRef, OutputRef, map_boxes, predict_block
+from pipeline.plan.blocks import checked_block
 from pipeline.plan.finish import as_labels
 from pipeline.plan.seen import seen
 from pipeline.process.underway import Work
 from pipeline.slide import Slide
-from pipeline.slide.level import BLOCK
 from pipeline.slide.restained import Stain, normalised
 
-__all__ = ["checked_block", "fitting_block", "predict", "predicted_maps"]
+__all__ = ["predict", "predicted_maps"]
 
 
 def predict(
@@ -47,7 +47,7 @@ def predict(
     source, ref = seen(slide, model, level=level, mpp=mpp), model.ref
     chosen = _output(model, output)
     source = source if stain is None else normalised(source, stain)
-    grid = Grid(source.plane, checked_block(block, ref))
+    grid = Grid(source.plane, checked_block(block, ref, source.plane))
     maps = predicted_maps(read_blocks(source, grid, ref.frame), ref, grid, {})
     map_ = ref.maps[chosen.map]
     labels = chosen.kind == "labels"
@@ -104,27 +104,6 @@ def predicted_maps(
         model=ref,
         level_grid=grid,
     )
-
-
-def fitting_block(model: ModelRef) -> int:
-    """Give the side near 2048 that holds whole patches, so that no patch is predicted twice.
-
-    A patch larger than that is a block of its own.
-    """
-    whole = np.lcm(model.step, model.stride)
-    return int(max(round(BLOCK / whole), 1) * whole)
-
-
-def checked_block(block: int | None, ref: ModelRef) -> int:
-    """Give the side of a block, chosen where it is None; `ConfigError` where it does not fit."""
-    if block is None:
-        return fitting_block(ref)
-    if block < 1 or block % ref.stride:
-        raise ConfigError(
-            f"output.block: {block} is not a multiple of the model's stride {ref.stride}; "
-            f"use {max(round(block / ref.stride), 1) * ref.stride}"
-        )
-    return block
 
 
 def _output(model: Model, name: str | None) -> OutputRef:
