@@ -287,6 +287,22 @@ def test_real_slides_keep_the_contract_of_a_reader(name: str, shared_data: Path)
     reader.close()
 
 
+def test_a_property_whose_name_is_not_utf_8_is_left_out_and_the_others_are_there(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.svs"
+    said = b"Aperio Image Library v1\r\n300x200|MPP = 0.5|W\xe4rme = 1"  # as Latin-1 has it
+    pixels = {"tile": (256, 256), "photometric": "rgb", "metadata": None}
+    tifffile.imwrite(path, noise(200, 300), description=said, **pixels)
+    with openslide.OpenSlide(path) as slide:
+        assert "aperio.W\N{REPLACEMENT CHARACTER}rme" in list(slide.properties)
+    reader = open_reader(str(path), "openslide")
+    told = dict(reader.metadata.properties)
+    assert told["aperio.MPP"] == "0.5"
+    assert not [name for name in told if "rme" in name]
+    check_reader(reader)
+
+
 @pytest.mark.parametrize("level", [0, 1])
 def test_a_level_keeps_the_contract_of_a_source(level: int, demo_slide: Path) -> None:
     source = open_slide(demo_slide).level(level)

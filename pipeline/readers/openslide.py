@@ -241,7 +241,9 @@ def _read_associated_image(slide: openslide.OpenSlide, name: str, argb: NDArray[
 
 
 def _describe(path: str, slide: openslide.OpenSlide) -> Metadata:
-    properties = dict(slide.properties)
+    # A name that is not UTF-8 is listed and cannot be asked for.
+    asked = ((name, slide.properties.get(name)) for name in slide.properties)
+    properties = {name: value for name, value in asked if value is not None}
     shapes = [(height, width) for width, height in slide.level_dimensions]
     check_sizes(path, shapes)
     _check_tiles(path, properties, len(shapes))
