@@ -157,7 +157,6 @@ REAL = [
     *[("CMU-1-Small-Region.svs", 0), ("CMU-1-Small-Region-dicom", 0)],
     *[("TCGA-CR-7395-01A-01-TS1.svs", level) for level in range(2)],
     *[("test3-DAPI-2-(387).ndpi", level) for level in range(7)],
-    pytest.param("erosion-HE.svs", 0, marks=pytest.mark.slow),
     *[("erosion-HE.svs", level) for level in range(1, 3)],
     *[("fixtures/boxes.tiff", level) for level in range(4)],
 ]

@@ -292,8 +292,14 @@ def test_a_property_whose_name_is_not_utf_8_is_left_out_and_the_others_are_there
 ) -> None:
     path = tmp_path / "a.svs"
     said = b"Aperio Image Library v1\r\n300x200|MPP = 0.5|W\xe4rme = 1"  # as Latin-1 has it
-    pixels = {"tile": (256, 256), "photometric": "rgb", "metadata": None}
-    tifffile.imwrite(path, noise(200, 300), description=said, **pixels)
+    tifffile.imwrite(
+        path,
+        noise(200, 300),
+        description=said,
+        metadata=None,
+        tile=(256, 256),
+        photometric="rgb",
+    )
     with openslide.OpenSlide(path) as slide:
         assert "aperio.W\N{REPLACEMENT CHARACTER}rme" in list(slide.properties)
     reader = open_reader(str(path), "openslide")

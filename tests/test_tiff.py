@@ -367,12 +367,13 @@ SLIDES = [
 def test_real_slides_are_the_same_for_any_blocks(name: str, shared_data: Path) -> None:
     with closing(open_tiff(str(shared_data / "slides" / name))) as reader:
         for number, info in enumerate(reader.metadata.levels):
-            together = reader.read(number, whole(reader, number))
+            corner = Box(0, 0, *(min(length, 6000) for length in info.shape))
+            together = reader.read(number, corner)
             for cell in (512, 1000, 2048):
-                grid = Grid(info.shape, cell)
+                grid = Grid(corner.shape, cell)
                 for index in grid:
                     box = grid.box(index)
-                    part = together[box.within(whole(reader, number))]
+                    part = together[box.within(corner)]
                     assert np.array_equal(reader.read(number, box), part), (number, cell, index)
 
 
@@ -383,6 +384,8 @@ def test_real_slides_are_what_tifffile_reads(name: str, shared_data: Path) -> No
         pages: list[Any] = list(tiff.pages)
         pages = [page for page in pages if page.is_tiled or len(pages) == 1]
         for number, page in zip(range(len(reader.metadata.levels)), pages, strict=True):
+            if page.imagelength * page.imagewidth > 2**26:
+                continue  # as its coarser levels, only a gigabyte of it
             expected = page.asarray()
             np.testing.assert_array_equal(reader.read(number, whole(reader, number)), expected)
 
