@@ -15,7 +15,7 @@ from pipeline.execute import run
 from pipeline.execute.standing import kept_block
 from pipeline.model import Model, load_model
 from pipeline.plan import Options, Plan, Tissue, plan_slide
-from pipeline.plan.blocks import LEAST_BLOCK, checked_block, chosen_block
+from pipeline.plan.blocks import LEAST_BLOCK, chosen_block
 from pipeline.plan.memory import Worker, worker_bytes
 from pipeline.slide import Slide
 from pipeline.slide.level import Level
@@ -82,8 +82,6 @@ def test_a_slide_of_few_blocks_has_smaller_ones(
     small = replace(level, plane=plane)
     for worker in (Worker(), Worker(1, 2**40)):
         assert chosen_block(model, "uint8", small, worker, chunk) == (block, "")
-    if chunk is None:
-        assert checked_block(None, model.ref, plane) == block
 
 
 def test_chunks_that_are_asked_for_fit_into_the_block_that_is_chosen(

@@ -31,7 +31,7 @@ def decided_block(model: Model, level: LevelLike, options: Options) -> tuple[int
     Raises `ConfigError` where what is asked for does not fit the model.
     """
     if options.block is not None:
-        return checked_block(options.block, model.ref, level.plane), ""
+        return checked_block(options.block, model.ref), ""
     kept = options.kept_block
     # Of another model's store it may be anything; that it is refused is said by its settings.
     if kept is not None and kept % model.ref.stride == 0:
@@ -65,10 +65,10 @@ def chosen_block(
     )
 
 
-def checked_block(block: int | None, ref: ModelRef, plane: Shape) -> int:
-    """Give the side of a block, usual where it is None; `ConfigError` where it does not fit."""
+def checked_block(block: int | None, ref: ModelRef) -> int:
+    """Give the side of a block, near 2048 where it is None; `ConfigError` where it does not fit."""
     if block is None:
-        return _usual_block(ref, plane)
+        return _fitting_block(ref, BLOCK)
     if block < 1 or block % ref.stride:
         raise ConfigError(
             f"output.block: {block} is not a multiple of the model's stride {ref.stride}; "
@@ -77,15 +77,20 @@ def checked_block(block: int | None, ref: ModelRef, plane: Shape) -> int:
     return block
 
 
-def _usual_block(ref: ModelRef, plane: Shape, chunk: int | None = None) -> int:
-    """Give the side near 2048 that holds whole patches, so that no patch is predicted twice.
-
-    Near 1024 where the plane has few such blocks. A patch larger than that is a block of its own.
-    """
-    whole = lcm(ref.step, ref.stride)
-    usual, half = (max(round(near / whole), 1) * whole for near in (BLOCK, BLOCK // 2))
+def _usual_block(ref: ModelRef, plane: Shape, chunk: int | None) -> int:
+    """Give the side near 2048, or near 1024 where the plane has few such blocks."""
+    usual, half = _fitting_block(ref, BLOCK), _fitting_block(ref, BLOCK // 2)
     few = prod(Grid(plane, usual).counts) < _FEW_BLOCKS
     return half if few and _holds(half, ref, chunk) else usual
+
+
+def _fitting_block(ref: ModelRef, near: int) -> int:
+    """Give the side nearest to one that holds whole patches: none of them is predicted twice.
+
+    A patch larger than that is a block of its own.
+    """
+    whole = lcm(ref.step, ref.stride)
+    return max(round(near / whole), 1) * whole
 
 
 def _holds(side: int, ref: ModelRef, chunk: int | None) -> bool:

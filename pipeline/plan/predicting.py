@@ -47,7 +47,7 @@ def predict(
     source, ref = seen(slide, model, level=level, mpp=mpp), model.ref
     chosen = _output(model, output)
     source = source if stain is None else normalised(source, stain)
-    grid = Grid(source.plane, checked_block(block, ref, source.plane))
+    grid = Grid(source.plane, checked_block(block, ref))
     maps = predicted_maps(read_blocks(source, grid, ref.frame), ref, grid, {})
     map_ = ref.maps[chosen.map]
     labels = chosen.kind == "labels"
