@@ -26,9 +26,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
+import skimage as ski
 from numpy.typing import NDArray
-from skimage.filters import gaussian, rank, threshold_otsu
-from skimage.morphology import dilation, disk, erosion
 
 from pipeline.tissue.specks import drop_small_objects, fill_small_holes
 
@@ -135,14 +134,14 @@ def padding(rgb: NDArray[np.uint8]) -> Mask:
     """Give what is no part of the picture: black pixels (y, x), and the rim JPEG gives them."""
     black: Mask = rgb.max(axis=2) <= _BLACK
     # One pixel more on every side: JPEG blurs the padding's edge into dark false colours.
-    return dilation(black, np.ones((3, 3), dtype=np.uint8)) if black.any() else black
+    return ski.morphology.dilation(black, np.ones((3, 3), dtype=np.uint8)) if black.any() else black
 
 
 def smoothed(plane: NDArray[np.uint8]) -> Plane:
     """Give a plane (y, x) as float32, without its noise."""
     values = plane.astype(np.float32)
     # In place, as scipy's own second axis is: each line is buffered before it is written.
-    gaussian(values, _SMOOTHING_SIGMA, mode="nearest", preserve_range=True, out=values)
+    ski.filters.gaussian(values, _SMOOTHING_SIGMA, mode="nearest", preserve_range=True, out=values)
     return values
 
 
@@ -172,7 +171,7 @@ def _median_saturation(rgb: NDArray[np.uint8]) -> Plane:
     high, low = rgb.max(axis=2), rgb.min(axis=2)
     saturation = ((high - low) / np.maximum(high, np.uint8(1)).astype(np.float32) * 255).round()
     square = np.ones((_MEDIAN_SIDE, _MEDIAN_SIDE), np.uint8)
-    median: NDArray[np.uint8] = rank.median(saturation.astype(np.uint8), square)
+    median: NDArray[np.uint8] = ski.filters.rank.median(saturation.astype(np.uint8), square)
     return median / np.float32(255)
 
 
@@ -186,8 +185,9 @@ def _entropy(rgb: NDArray[np.uint8]) -> Plane:
     for channel in range(3):
         grey += smoothed(rgb[..., channel])
     grey *= _ENTROPY_LEVELS / 3 / 256
-    entropy = rank.entropy(grey.astype(np.uint8), disk(_ENTROPY_RADIUS)).astype(np.float32)
-    least: Plane = erosion(entropy, disk(_ENTROPY_RADIUS))
+    disk = ski.morphology.disk(_ENTROPY_RADIUS)
+    entropy = ski.filters.rank.entropy(grey.astype(np.uint8), disk).astype(np.float32)
+    least: Plane = ski.morphology.erosion(entropy, disk)
     return least
 
 
@@ -234,7 +234,7 @@ def _threshold(stain: Plane, measure: _Measure) -> float:
     """Give the amount of stain above which a pixel is tissue."""
     if stain.size == 0 or np.ptp(stain) < measure.contrast:
         return measure.tissue
-    otsu = float(threshold_otsu(hist=_histogram(stain)))
+    otsu = float(ski.filters.threshold_otsu(hist=_histogram(stain)))
     above = stain > otsu
     tissue = stain.mean(where=above)
     glass = stain.mean(where=np.logical_not(above, out=above))

@@ -18,9 +18,8 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
+import skimage as ski
 from numpy.typing import NDArray
-from skimage.filters import gaussian
-from skimage.morphology import dilation
 
 from pipeline.geometry import Index
 from pipeline.tissue import padding, smoothed
@@ -84,7 +83,7 @@ def pen(rgb: NDArray[np.uint8], mpp: tuple[float, float]) -> Mask:
     found &= ~padding(rgb)
     strokes = drop_small_objects(found, _STROKE_UM2 / (mpp[0] * mpp[1]))
     # A stroke's rim is mixed with glass, and no ink by its colour.
-    widened: Mask = dilation(strokes, np.ones((3, 3), np.uint8))
+    widened: Mask = ski.morphology.dilation(strokes, np.ones((3, 3), np.uint8))
     return widened
 
 
@@ -142,5 +141,5 @@ def blur(moments: NDArray[np.float32], tissue: Mask, mpp: tuple[float, float]) -
 
 
 def _around(sums: NDArray[np.float32]) -> NDArray[Any]:
-    summed: NDArray[Any] = gaussian(sums, _NEIGHBOURS, preserve_range=True)
+    summed: NDArray[Any] = ski.filters.gaussian(sums, _NEIGHBOURS, preserve_range=True)
     return summed

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
+import skimage as ski
 from numpy.typing import NDArray
-from skimage.measure import label
 
 __all__ = ["drop_small_objects", "fill_small_holes"]
 
@@ -23,7 +23,7 @@ _ROWS = 256
 
 def fill_small_holes(tissue: Mask, min_area: float) -> Mask:
     """Fill holes below `min_area` pixels that tissue encloses."""
-    regions: NDArray[np.integer[Any]] = label(~tissue, connectivity=1)
+    regions: NDArray[np.integer[Any]] = ski.measure.label(~tissue, connectivity=1)
     small = _areas(regions) < min_area
     edges = (regions[0], regions[-1], regions[:, 0], regions[:, -1])
     small[np.concatenate(edges)] = False
@@ -37,7 +37,7 @@ def drop_small_objects(tissue: Mask, min_area: float) -> Mask:
     """Drop objects below `min_area` pixels, unless the whole image is: then none can be large."""
     if tissue.size < min_area:
         return tissue
-    regions: NDArray[np.integer[Any]] = label(tissue, connectivity=2)
+    regions: NDArray[np.integer[Any]] = ski.measure.label(tissue, connectivity=2)
     small = _areas(regions) < min_area
     kept = _of(~small, regions)
     kept &= tissue
