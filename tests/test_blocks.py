@@ -13,6 +13,7 @@ import pipeline
 from pipeline.errors import ConfigError, MemoryBudgetError
 from pipeline.execute import run
 from pipeline.execute.standing import kept_block
+from pipeline.geometry import Grid
 from pipeline.model import Model, load_model
 from pipeline.plan import Options, Plan, Tissue, plan_slide
 from pipeline.plan.blocks import LEAST_BLOCK, chosen_block
@@ -43,6 +44,15 @@ def needed(model: Model, level: Level, block: int, threads: int = 1) -> int:
     return worker_bytes(model, block, "uint8", Worker(threads), level)
 
 
+def chosen(
+    model: Model, level: Level, worker: Worker, chunk: int | None = None, *, share: float = 1
+) -> tuple[int, str]:
+    """Choose a block where the patches in the upper ``share`` of a level are predicted."""
+    wanted = np.zeros(Grid(level.plane, model.ref.step).counts, np.bool_)
+    wanted[: round(len(wanted) * share)] = True
+    return chosen_block(model, "uint8", level, wanted, worker, chunk)
+
+
 def planned(slide: Slide, model: Model, path: Path, options: Options) -> Plan:
     tissue = Tissue(np.ones((12, 15), np.bool_), (100.0, 100.0), {})
     return plan_slide(slide, model, tissue, options, path=str(path))
@@ -54,42 +64,49 @@ def test_a_block_is_the_largest_that_a_worker_has_room_for(
     block: int, threads: int, model: Model, level: Level
 ) -> None:
     least = int(needed(model, level, block, threads) / 0.8) + 1
-    chosen, said = chosen_block(model, "uint8", level, Worker(threads, least))
-    assert chosen == block
+    side, said = chosen(model, level, Worker(threads, least))
+    assert side == block
     assert ("instead of 2048" in said) == (block < 2048)
     assert (f"for {threads} threads" in said) == (block < 2048 and threads > 1)
     if block > LEAST_BLOCK:
-        assert chosen_block(model, "uint8", level, Worker(threads, least - 2))[0] < block
+        assert chosen(model, level, Worker(threads, least - 2))[0] < block
 
 
 def test_without_a_known_limit_a_block_is_as_usual(model: Model, level: Level) -> None:
-    assert chosen_block(model, "uint8", level, Worker()) == (2048, "")
+    assert chosen(model, level, Worker()) == (2048, "")
 
 
 @pytest.mark.parametrize(
-    ("plane", "chunk", "block"),
+    ("plane", "share", "chunk", "block"),
     [
-        ((2000, 3000), None, 1024),  # of 2048 px two threads would have 9 parts and 2
-        ((2048 * 5, 2048 * 3), None, 1024),  # 15
-        ((2048 * 4, 2048 * 4), None, 2048),  # 16
-        ((2000, 3000), 512, 1024),
-        ((2000, 3000), 2048, 2048),  # what is asked for comes first
+        ((2000, 3000), 1, None, 1024),  # of 2048 px two threads would have 9 parts and 2
+        ((2048 * 5, 2048 * 3), 1, None, 1024),  # 15
+        ((2048 * 4, 2048 * 4), 1, None, 2048),  # 16
+        ((2048 * 40, 2048 * 4), 0.1, None, 2048),
+        ((2048 * 40, 2048 * 4), 0.05, None, 1024),  # 8 of 160 have tissue
+        ((2048 * 40, 2048 * 4), 0, None, 1024),
+        ((2000, 3000), 1, 512, 1024),
+        ((2000, 3000), 1, 2048, 2048),  # what is asked for comes first
     ],
 )
-def test_a_slide_of_few_blocks_has_smaller_ones(
-    plane: tuple[int, int], chunk: int | None, block: int, model: Model, level: Level
+def test_where_few_blocks_are_analysed_they_are_smaller(
+    plane: tuple[int, int],
+    share: float,
+    chunk: int | None,
+    block: int,
+    model: Model,
+    level: Level,
 ) -> None:
     small = replace(level, plane=plane)
     for worker in (Worker(), Worker(1, 2**40)):
-        assert chosen_block(model, "uint8", small, worker, chunk) == (block, "")
+        assert chosen(model, small, worker, chunk, share=share) == (block, "")
 
 
 def test_chunks_that_are_asked_for_fit_into_the_block_that_is_chosen(
     model: Model, level: Level
 ) -> None:
     limit = int(needed(model, level, 1536) / 0.8) + 1
-    chosen = chosen_block(model, "uint8", level, Worker(1, limit), chunk=1024)
-    assert chosen[0] == 1024
+    assert chosen(model, level, Worker(1, limit), chunk=1024)[0] == 1024
 
 
 def test_where_the_least_block_does_not_fit_the_run_is_refused_with_both_numbers(

@@ -261,7 +261,9 @@ def plan_slide(slide: Slide, model: Model, tissue: Tissue, options: Options, *, 
     mpp = (l0_mpp[0] * level.downsample[0], l0_mpp[1] * level.downsample[1])
     model = replace(model, ref=model.ref.at(mpp))
     ref = model.ref
-    block, said = decided_block(model, level, options)
+    patches = Grid(level.plane, ref.step)
+    wanted = wanted_patches(patches, level, slide.shape, tissue, options.min_fraction)
+    block, said = decided_block(model, level, wanted, options)
     remarks += (said,) if said else ()
     grid = Grid(level.plane, block)
     layout = Layout(
@@ -276,8 +278,6 @@ def plan_slide(slide: Slide, model: Model, tissue: Tissue, options: Options, *, 
     )
     settings = {**tissue.settings, "min_fraction": options.min_fraction}
     tissue = replace(tissue, settings=settings)
-    patches = Grid(level.plane, ref.step)
-    wanted = wanted_patches(patches, level, slide.shape, tissue, options.min_fraction)
     selection = Selection(ref, grid, wanted)
     return Plan(
         *(slide, level, model, tissue, path, selection, layout, options.dtype, remarks),

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import lcm, prod
+from math import lcm
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
 from pipeline.geometry import Grid, Shape, ceil_div
 from pipeline.model import Model, ModelRef
 from pipeline.plan.memory import Worker, worker_bytes
 from pipeline.plan.options import Options
+from pipeline.plan.selection import Selection
 from pipeline.slide.level import BLOCK, LevelLike
 
 __all__ = ["LEAST_BLOCK", "checked_block", "chosen_block", "decided_block"]
@@ -21,14 +25,17 @@ _ROOM = 0.8
 """The part of a worker's memory that a block is chosen for: above it dask pauses the worker."""
 
 _FEW_BLOCKS = 16
-"""A slide of fewer has blocks of half the side: one block more or less is no more to a thread
-that all the others wait for, and edges are not whole blocks."""
+"""A slide of which fewer are analysed has blocks of half the side: all wait for whoever has the
+last one, and of a few, not all of them whole, some thread has much more than another."""
 
 
-def decided_block(model: Model, level: LevelLike, options: Options) -> tuple[int, str]:
+def decided_block(
+    model: Model, level: LevelLike, wanted: NDArray[np.bool_], options: Options
+) -> tuple[int, str]:
     """Give the side of a block as it is asked for, kept or chosen, and what to say of it.
 
-    Raises `ConfigError` where what is asked for does not fit the model.
+    ``wanted`` are the patches that are predicted, as `Selection` has them. Raises `ConfigError`
+    where what is asked for does not fit the model.
     """
     if options.block is not None:
         return checked_block(options.block, model.ref), ""
@@ -37,11 +44,16 @@ def decided_block(model: Model, level: LevelLike, options: Options) -> tuple[int
     if kept is not None and kept % model.ref.stride == 0:
         return kept, ""
     worker = options.worker or Worker()
-    return chosen_block(model, options.dtype, level, worker, options.chunk)
+    return chosen_block(model, options.dtype, level, wanted, worker, options.chunk)
 
 
 def chosen_block(
-    model: Model, dtype: str, level: LevelLike, worker: Worker, chunk: int | None = None
+    model: Model,
+    dtype: str,
+    level: LevelLike,
+    wanted: NDArray[np.bool_],
+    worker: Worker,
+    chunk: int | None = None,
 ) -> tuple[int, str]:
     """Give the side of a block, and what to say of it where that is less than usual.
 
@@ -49,7 +61,7 @@ def chosen_block(
     is predicted to have room for; the least one where none is. ``chunk`` is the side of the
     chunks in a block where that is given: it must divide the block.
     """
-    usual = _usual_block(model.ref, level.plane, chunk)
+    usual = _usual_block(model.ref, level.plane, wanted, chunk)
     if worker.limit_bytes is None:
         return usual, ""
     room = int(worker.limit_bytes * _ROOM)
@@ -77,10 +89,10 @@ def checked_block(block: int | None, ref: ModelRef) -> int:
     return block
 
 
-def _usual_block(ref: ModelRef, plane: Shape, chunk: int | None) -> int:
-    """Give the side near 2048, or near 1024 where the plane has few such blocks."""
+def _usual_block(ref: ModelRef, plane: Shape, wanted: NDArray[np.bool_], chunk: int | None) -> int:
+    """Give the side near 2048, or near 1024 where few such blocks are analysed."""
     usual, half = _fitting_block(ref, BLOCK), _fitting_block(ref, BLOCK // 2)
-    few = prod(Grid(plane, usual).counts) < _FEW_BLOCKS
+    few = len(Selection(ref, Grid(plane, usual), wanted).todo) < _FEW_BLOCKS
     return half if few and _holds(half, ref, chunk) else usual
 
 
