@@ -26,7 +26,7 @@ MOST = {
 MOST_MEMORY = {"threads": 2**19, "local": 2**21}
 """The same of memory: less than the pixels of the blocks of two slides.
 
-On a cluster Dask keeps its profiles, a tree a minute, and the last lines of its logs.
+On a cluster Dask keeps its profiles, a tree every ten seconds, and the last lines of its logs.
 """
 
 

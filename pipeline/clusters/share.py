@@ -20,7 +20,7 @@ __all__ = [
 TEMPORARY, _OURS = "temporary-directory", "wsi-pipeline.own-temporary-directory"
 
 _KEPT = {
-    "distributed.worker.profile.cycle": ("1000ms", "60s"),
+    "distributed.worker.profile.cycle": ("1000ms", "10s"),
     "distributed.admin.low-level-log-length": (1000, 100),
 }
 """How long one of Dask's profiles is of and how many of each are kept, by its default and here."""
@@ -54,9 +54,10 @@ def environment(session_threads: int) -> dict[str, str]:
 def little_kept() -> dict[str, object]:
     """Give how much of its profiles Dask keeps, in its config, where that says nothing else.
 
-    Whatever is a server to Dask samples its stacks all the time, and keeps the last profiles, for a
-    page of the dashboard. A tree of a minute has three times the nodes of one of a second, so there
-    may be a tenth as many: Dask's number of them would be 16 hours and growing through a night.
+    Whatever is a server to Dask samples its stacks all the time, and keeps the last profiles, of
+    which the dashboard and `performance_report` show the sum. A tree of ten seconds is little
+    larger than one of a second: the same quarter of an hour takes some tenth of the memory. Not a
+    minute: what is shown begins with the first that is over.
     """
     set_to = {name: dask.config.get(name, dasks) for name, (dasks, _) in _KEPT.items()}
     return {name: ours for name, (dasks, ours) in _KEPT.items() if set_to[name] in (dasks, ours)}
