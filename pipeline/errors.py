@@ -22,6 +22,7 @@ __all__ = [
     "SlideError",
     "StaleStoreError",
     "StoreError",
+    "one_line",
     "reason_of",
     "unknown_key",
 ]
@@ -79,6 +80,15 @@ class MemoryBudgetError(PipelineError, MemoryError):
 
 class MissingExtraError(PipelineError, ImportError):
     """An optional dependency that is not installed; the message names the extra."""
+
+
+def one_line(error: BaseException) -> str:
+    """Give what an error says as one line; what kind of error it is where it says nothing.
+
+    >>> one_line(ValueError("two  words")), one_line(MemoryError())
+    ('two words', 'MemoryError')
+    """
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def reason_of(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 import re
 import shutil
@@ -63,6 +64,15 @@ def test_what_is_not_there_is_named_with_what_is(tmp_path: Path, toy_model: ToyM
         load_model("builtin:tea")
     with pytest.raises(ModelError, match=r"onnx: no file .*other\.onnx; put it beside"):
         load_model(toy_model("neighbours", onnx="other.onnx"))
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "circle.onnx"])
+def test_a_name_that_no_file_can_have_is_named(name: str, toy_model: Callable[..., Path]) -> None:
+    card = toy_model("per_patch")
+    (card.parent / "circle.onnx").symlink_to("circle.onnx")
+    card.write_text(card.read_text().replace("toy.onnx", json.dumps(name)))
+    with pytest.raises(ModelError, match=r"yaml: onnx: .*; (name the file beside it|put it)"):
+        load_model(card)
 
 
 def test_without_a_runtime_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from pathlib import Path
@@ -78,6 +80,27 @@ def test_a_mask_shaped_unlike_the_slide_is_refused_with_both_ratios(tmp_path: Pa
         load(path, (400, 620), (400, 620))
     with pytest.raises(ConfigError, match="aspect ratio"):
         load(path, (60, 40), (60, 40))
+
+
+def test_a_picture_that_claims_more_bytes_than_there_is_memory_is_refused(tmp_path: Path) -> None:
+    whole = tmp_path / "mask.png"
+    Image.fromarray(scene()).save(whole)
+    before, after = whole.read_bytes().split(b"IDAT", 1)
+    path = tmp_path / "large.png"
+    path.write_bytes(before[:-4] + b"\xff" * 4 + b"IDAT" + after)
+    code = """
+import resource, sys
+from pipeline.errors import ConfigError
+from pipeline.tissue.masks import Raster, load_mask
+resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
+try:
+    load_mask(sys.argv[1], Raster.covering((40, 60), (40, 60)), (0.5, 0.5))
+except ConfigError as error:
+    print(error)
+"""
+    command = [sys.executable, "-c", code, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "large.png: tissue mask cannot be read (MemoryError); give" in done.stdout
 
 
 def test_a_missing_mask_is_an_error_of_the_configuration(tmp_path: Path) -> None:

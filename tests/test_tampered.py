@@ -11,6 +11,7 @@ import zarr
 import pipeline
 from pipeline.errors import DamagedStoreError
 from pipeline.results.stored import open_stored
+from pipeline.store import placed_outputs
 from pipeline.store.attributes import check_attributes
 
 OUTPUT = {"name": "a", "kind": "scores", "folder": "scores/a", "channels": ["x"], "values": []}
@@ -36,8 +37,11 @@ BAD: list[dict[str, Any]] = [
     {"settings": {"model.objects.a": []}},
     {"settings": {"output.block": 0}},
     {"settings": {"output.block": True}},
+    {"settings": {"slide.reader": ["tiff"]}},
     {"provenance": "me"},
     {"provenance": {"slide": {"shape": [2**40, 5]}}},
+    {"provenance": {"slide": {"reader": 1}}},
+    {"provenance": {"slide": {"mpp_source": {}}}},
     {"provenance": {"notes": [1]}},
     {"outputs": {}},
     {"outputs": [1.5]},
@@ -101,3 +105,22 @@ def test_a_place_that_is_none_is_damage(scale: Any, tmp_path: Path) -> None:
     assert stored is not None
     with pytest.raises(DamagedStoreError):
         _ = stored.placements
+
+
+@pytest.mark.parametrize("placed", [0, 1, 3])
+def test_levels_of_which_not_each_is_placed_are_damage(placed: int, tmp_path: Path) -> None:
+    path = store_that_says(tmp_path / "a.zarr", GOOD)
+    group = zarr.open_group(str(path), mode="r+")
+    for name in ("0", "1"):
+        group.create_array(name, shape=(1, 8, 8), chunks=(1, 4, 4), dtype="u1")
+    moves = [{"type": "scale", "scale": [1, 1]}, {"type": "translation", "translation": [0, 0]}]
+    datasets: Any = [{"path": str(n), "coordinateTransformations": moves} for n in range(3)]
+
+    def say(count: int) -> None:
+        group.attrs["ome"] = {"version": "0.5", "multiscales": [{"datasets": datasets[:count]}]}
+
+    say(2)
+    assert [array.name for array, _ in placed_outputs(str(path))] == ["0", "1"]
+    say(placed)
+    with pytest.raises(DamagedStoreError):
+        placed_outputs(str(path))

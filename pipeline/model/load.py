@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, one_line
 from pipeline.files import places
 from pipeline.files.notation import MOST_YAML_BYTES
 from pipeline.files.urls import beside, is_url, shown
@@ -139,8 +139,12 @@ def _onnx_at(source: str, card: Card) -> Path:
                 "all into one folder, and name the card there"
             )
         return onnx
-    onnx = (Path(source).parent / card.onnx).resolve()
-    if not onnx.is_file():
+    try:
+        onnx = (Path(source).parent / card.onnx).resolve()
+        there = onnx.is_file()
+    except (OSError, RuntimeError) as error:  # a name too long, links in a circle
+        raise ModelError(f"{source}: onnx: {one_line(error)}; name the file beside it") from error
+    if not there:
         raise ModelError(f"{source}: onnx: no file {onnx}; put it beside the card")
     return onnx
 

@@ -31,7 +31,7 @@ from pipeline.ngff import ATTRIBUTE
 from pipeline.readers.base import LevelInfo, Metadata, Mpp, check_sizes
 from pipeline.readers.carried import IMAGE, Carried, kept
 from pipeline.readers.multiscales import Multiscale, multiscale
-from pipeline.readers.zarr_level import BROKEN, REMEDY, ZarrLevel, downsample, one_line
+from pipeline.readers.zarr_level import BROKEN, REMEDY, ZarrLevel, downsample, why
 from pipeline.readers.zarr_stores import zarr_at
 
 __all__ = ["OmeZarrReader", "open_reader"]
@@ -53,7 +53,7 @@ def open_reader(path: str) -> OmeZarrReader:
             f"{path}: one zarr array; name the OME-Zarr image it is a level of"
         ) from error
     except BROKEN as error:
-        raise SlideError(f"{path}: cannot be opened: {one_line(error)}; {REMEDY}") from error
+        raise SlideError(f"{path}: cannot be opened: {why(error)}; {REMEDY}") from error
 
 
 class OmeZarrReader:
@@ -116,7 +116,7 @@ class OmeZarrReader:
             level = ZarrLevel(self._path, inner[first.path], image.axes, first)
         except BROKEN as error:
             raise SlideError(
-                f"{self._path}: associated image {name!r}: {one_line(error)}; {REMEDY}"
+                f"{self._path}: associated image {name!r}: {why(error)}; {REMEDY}"
             ) from error
         return level.read(Box(0, 0, *level.shape), f"associated image {name!r}")
 
@@ -128,7 +128,7 @@ class OmeZarrReader:
             profile: Any = self._group[self._carried.icc_profile]
             return np.asarray(profile[:], np.uint8).tobytes()
         except BROKEN as error:
-            raise SlideError(f"{self._path}: ICC profile: {one_line(error)}; {REMEDY}") from error
+            raise SlideError(f"{self._path}: ICC profile: {why(error)}; {REMEDY}") from error
 
     def close(self) -> None:
         """Release it: nothing is held open."""

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import SlideError
+from pipeline.errors import SlideError, one_line
 from pipeline.geometry import Box, Shape
 from pipeline.readers.base import stored_downsample
 from pipeline.readers.multiscales import Dataset
 
-__all__ = ["BROKEN", "REMEDY", "ZarrLevel", "downsample", "one_line"]
+__all__ = ["BROKEN", "REMEDY", "ZarrLevel", "downsample", "why"]
 
 REMEDY = "check that it is whole, or copy it again from where it comes from"
 
@@ -51,9 +51,7 @@ class ZarrLevel:
         try:
             values = self.array[tuple(spans.get(axis, 0) for axis in self._axes)]
         except BROKEN as error:
-            raise SlideError(
-                f"{self._path}: cannot read {what}: {one_line(error)}; {REMEDY}"
-            ) from error
+            raise SlideError(f"{self._path}: cannot read {what}: {why(error)}; {REMEDY}") from error
         left = [axis for axis in self._axes if axis in spans]
         if "c" not in left:
             left, values = [*left, "c"], values[..., None]
@@ -104,8 +102,7 @@ def downsample(first: ZarrLevel, level: ZarrLevel) -> tuple[float, float]:
     return by_size
 
 
-def one_line(error: Exception) -> str:
-    """Say an error of zarr's in one line."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+def why(error: Exception) -> str:
+    """Say an error of zarr's in one line, and what the system says without its number."""
+    said = error.strerror if isinstance(error, OSError) else None
+    return said or one_line(error)

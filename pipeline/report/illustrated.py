@@ -24,7 +24,7 @@ from pipeline.report.pictures import (
     thumb,
 )
 from pipeline.results.drawing import HEAT_PIXELS, OverviewImage, area_of, with_heat
-from pipeline.store import Coverage, read_placements, stored_outputs
+from pipeline.store import Coverage, placed_outputs
 from pipeline.store.labels import read_colours
 
 if TYPE_CHECKING:
@@ -113,11 +113,10 @@ def _scores(section: Section, stored: StoredSlide, image: OverviewImage) -> Iter
 def _labels(section: Section, stored: StoredSlide, image: OverviewImage) -> Iterator[Figure]:
     for each in section.labels:
         folder = stored.folder_of(each.name)
-        levels = stored_outputs(stored.path, folder)
-        level = next((i for i, n in enumerate(levels) if max(n.plane) <= HEAT_PIXELS), -1)
-        token = levels[level]
+        levels = placed_outputs(stored.path, folder)
+        small = (each for each in levels if max(each[0].plane) <= HEAT_PIXELS)
+        token, place = next(small, levels[-1])
         labels = token.read(Box(0, 0, *token.plane))[0]
-        place = read_placements(f"{stored.path}/{folder}")[level]
         colours, classes = read_colours(stored.path, each.name), stored.classes(each.name)
         yield Figure(
             draw_labels(image, labels, area_of(place, labels, stored.level0_mpp), colours),

@@ -24,7 +24,7 @@ def analysed_slide(stored: StoredSlide, path: str | None = None) -> Slide:
         raise StoreError(f"{stored.path}: does not say of which slide it is; run again")
     where = path or said["path"]
     # A run was told the reader, or chose it: each names what it opens in a way of its own.
-    for reader in dict.fromkeys((AUTO, settings.get("slide.reader", said["reader"]))):
+    for reader in dict.fromkeys((AUTO, settings.get("slide.reader", said.get("reader", AUTO)))):
         # No more of the file than the store was made of.
         slide = open_slide(where, reader=reader, crop="slide.crop" in settings)
         if slide.metadata.identity == settings["slide.identity"]:

@@ -16,7 +16,7 @@ from pipeline.display.describe import SIDE
 from pipeline.display.pictures import laid_over, limits_of
 from pipeline.geometry import Box
 from pipeline.ngff import Placement
-from pipeline.store import Coverage, StoredArray, read_placements, stored_outputs
+from pipeline.store import Coverage, StoredArray, placed_outputs
 from pipeline.store.labels import read_colours
 
 if TYPE_CHECKING:
@@ -125,11 +125,9 @@ def _heat(stored: StoredSlide, sight: _Sight) -> NDArray[np.float64]:
 
 def _classes(stored: StoredSlide, sight: _Sight, name: str) -> NDArray[np.float64]:
     """Give the colours of labels, clear where there is none."""
-    path = f"{stored.path}/{stored.folder_of(name)}"
-    outputs, placements = stored_outputs(stored.path, stored.folder_of(name)), read_placements(path)
-    level = _small(outputs, sight)
-    values = outputs[level].read(Box(0, 0, *outputs[level].plane))[0]
-    labels = sight.of_array(values, placements[level])
+    levels = placed_outputs(stored.path, stored.folder_of(name))
+    array, place = levels[_small([each for each, _ in levels], sight)]
+    labels = sight.of_array(array.read(Box(0, 0, *array.plane))[0], place)
     table = np.zeros((256, 4))
     for value, colour in read_colours(stored.path, name).items():
         table[value] = (*(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)), 0.8)

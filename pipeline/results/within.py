@@ -17,7 +17,7 @@ from pipeline.geometry import Box
 from pipeline.ngff import PALETTE, Placement
 from pipeline.objects.outlines import shapely_module
 from pipeline.slide.crop import Region
-from pipeline.store import Coverage, read_placements, stored_outputs
+from pipeline.store import Coverage, placed_outputs, read_placements, stored_outputs
 from pipeline.store.labels import read_colours
 from pipeline.store.tables import read_parts
 from pipeline.tissue import resample_mask
@@ -152,17 +152,15 @@ def _read(
     stored: StoredSlide, folder: str, region: Region, size: int
 ) -> tuple[NDArray[Any], Region]:
     """Give values ``(c, y, x)`` of the coarsest level that has ``size`` in a region, and where."""
-    arrays = stored_outputs(stored.path, folder)
-    placed = [
-        _placed(each, stored)
-        for each in read_placements(f"{stored.path}/{folder}" if folder else stored.path)
-    ]
+    levels = placed_outputs(stored.path, folder)
+    placed = [_placed(place, stored) for _, place in levels]
     wanted = max(region.width, region.height) / size
     fine = [i for i, (step, _) in enumerate(placed) if max(step) <= max(wanted, 1e-9)]
     index = max(fine, default=0)
     step, origin = placed[index]
-    box = region.box(step, origin).clipped(arrays[index].plane)
-    return arrays[index].read(box), _covered(box, step, origin)
+    array, _ = levels[index]
+    box = region.box(step, origin).clipped(array.plane)
+    return array.read(box), _covered(box, step, origin)
 
 
 def _covered(box: Box, step: tuple[float, float], origin: tuple[float, float]) -> Region:

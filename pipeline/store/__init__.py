@@ -40,7 +40,13 @@ from pipeline.store.group import (
 )
 from pipeline.store.image import Kept, begin_image, commit_image
 from pipeline.store.layout import ArrayLayout, Coverage, ImageLayout, Layout, halvings
-from pipeline.store.stored import read_coverage, read_placements, read_tissue, stored_outputs
+from pipeline.store.stored import (
+    placed_outputs,
+    read_coverage,
+    read_placements,
+    read_tissue,
+    stored_outputs,
+)
 from pipeline.store.tables import StoredTable, read_table
 from pipeline.store.tables import done as table_done
 from pipeline.store.tables import drop as table_drop
@@ -67,6 +73,7 @@ __all__ = [
     "image_outputs",
     "look",
     "outputs",
+    "placed_outputs",
     "read_coverage",
     "read_patches",
     "read_placements",

@@ -100,6 +100,7 @@ _SETTINGS = _keys(
     {
         "slide.mpp": _list(_positive, of=2),
         "slide.identity": _is(str),
+        "slide.reader": _is(str),
         "slide.crop": _list(_number, of=4),
         "output.block": lambda value: _count(value) and 0 < value < 2**31,
         "tissue.step": _list(_positive, of=2),
@@ -113,6 +114,8 @@ _SETTINGS = _keys(
 _SLIDE = _keys(
     {
         "path": _is(str),
+        "reader": _is(str),
+        "mpp_source": _is(str),
         "shape": lambda value: _list(_count, of=2)(value) and 0 < min(value) <= max(value) < 2**31,
         "seen_mpp": _list(_positive, of=2),
     }

@@ -9,9 +9,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import one_line
 from pipeline.geometry import Box, Index, Shape
 from pipeline.store.array import StoredArray
-from pipeline.store.damage import DAMAGE, one_line
+from pipeline.store.damage import DAMAGE
 from pipeline.store.tables import FOLDER, StoredTable
 
 __all__ = ["Damage", "Part", "ReadBack", "inside"]

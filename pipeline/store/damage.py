@@ -7,10 +7,10 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-from pipeline.errors import DamagedStoreError, DiskFullError, StoreError
+from pipeline.errors import DamagedStoreError, DiskFullError, StoreError, one_line
 from pipeline.files.urls import is_url
 
-__all__ = ["DAMAGE", "one_line", "reason", "tells_the_store"]
+__all__ = ["DAMAGE", "reason", "tells_the_store"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -64,8 +64,3 @@ def reason(error: Exception) -> str:
     """Give what was raised first, without which store it is and what to do."""
     cause = error.__cause__
     return one_line(cause if isinstance(cause, Exception) else error)
-
-
-def one_line(error: Exception) -> str:
-    """Give what an error says as one line."""
-    return " ".join(str(error).split()) or type(error).__name__

@@ -12,12 +12,12 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from pipeline.errors import DamagedStoreError
+from pipeline.errors import DamagedStoreError, one_line
 from pipeline.files import places
 from pipeline.files.urls import join
 from pipeline.readers.zarr_stores import zarr_at
 from pipeline.store.check import Damage
-from pipeline.store.damage import DAMAGE, one_line, reason
+from pipeline.store.damage import DAMAGE, reason
 from pipeline.store.features import PATCH_ARRAYS
 from pipeline.store.group import METADATA, Look
 from pipeline.store.stored import read_coverage

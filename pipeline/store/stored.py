@@ -15,6 +15,7 @@ from pipeline.store.array import StoredArray
 from pipeline.store.damage import tells_the_store
 
 __all__ = [
+    "placed_outputs",
     "read_coverage",
     "read_placements",
     "read_tissue",
@@ -68,6 +69,13 @@ def read_placements(path: str) -> tuple[Placement, ...]:
         Placement.parse(dataset["coordinateTransformations"])
         for dataset in ome["multiscales"][0]["datasets"]
     )
+
+
+@tells_the_store
+def placed_outputs(path: str, folder: str = "") -> tuple[tuple[StoredArray, Placement], ...]:
+    """Give the tokens of an output's committed levels, finest first, and where each lies."""
+    placements = read_placements(f"{path}/{folder}" if folder else path)
+    return tuple(zip(stored_outputs(path, folder), placements, strict=True))
 
 
 @tells_the_store

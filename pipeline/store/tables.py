@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.errors import MissingExtraError, StoreError
+from pipeline.errors import MissingExtraError, StoreError, one_line
 from pipeline.files import places
 from pipeline.geometry import Box, Grid, Index
 from pipeline.objects import PlacedObjects
 from pipeline.objects.outlines import shapely_module
-from pipeline.store.damage import one_line, tells_the_store
+from pipeline.store.damage import tells_the_store
 
 if TYPE_CHECKING:
     import pyarrow as pa

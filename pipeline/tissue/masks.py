@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.errors import ConfigError, StoreError
+from pipeline.errors import ConfigError, StoreError, one_line
 from pipeline.files import places
 from pipeline.files.notation import parse_json
 from pipeline.files.urls import is_url
@@ -114,10 +114,10 @@ def _image(path: str, raster: Raster) -> Mask:
             "resolution, 8 um per pixel is plenty"
         ) from error
     # Pillow's decoders raise SyntaxError and ValueError, too, on broken files.
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, MemoryError) as error:
         raise ConfigError(
-            f"{path}: tissue mask cannot be read ({error}); give an image file such as PNG or "
-            "TIFF, GeoJSON, or an OME-Zarr label"
+            f"{path}: tissue mask cannot be read ({one_line(error)}); give an image file such as "
+            "PNG or TIFF, GeoJSON, or an OME-Zarr label"
         ) from error
     slide = raster.slide
     aspect, slide_aspect = mask.shape[1] / mask.shape[0], slide[1] / slide[0]

@@ -23,6 +23,7 @@ from pipeline.store import (
     StoredTable,
     done,
     halve,
+    placed_outputs,
     read_placements,
     stored_outputs,
     table_done,
@@ -153,13 +154,10 @@ class StoredLayers:
         return StoredTable(self.stored.path, name, Grid((0, 0), 1))
 
     def _planes(self, name: str) -> tuple[Plane, ...]:
-        levels = self._outputs[name]
         if self.stored.seen.committed:
-            where = join(self.stored.path, *self.stored.folder_of(name).split("/"))
-            places_ = read_placements(where.rstrip("/"))
-            pairs = zip(levels, places_, strict=True)
-            return tuple(placed(each.plane, place, self._mpp) for each, place in pairs)
-        finest = levels[0]
+            levels = placed_outputs(self.stored.path, self.stored.folder_of(name))
+            return tuple(placed(each.plane, place, self._mpp) for each, place in levels)
+        finest = self._outputs[name][0]
         stride = self._block / finest.block
         step = (self._step[0] * stride, self._step[1] * stride)
         return self._growing(name, 0).planes(Plane(finest.plane, step, self.origin))
