@@ -47,6 +47,31 @@ def test_a_local_cluster_listens_on_loopback_only(client: Client) -> None:
     assert {host for host, _ in listening()} == {"127.0.0.1"}
 
 
+ONE_AFTER_ANOTHER = """
+import pipeline
+
+if __name__ == "__main__":
+    for kind in ("local", "threads", "local"):
+        with pipeline.cluster(kind, workers=1, dashboard="none") as client:
+            print(client and client.submit(sum, [1, 2]).result())
+
+    import dask
+
+    print(dask.config.get("distributed.comm.timeouts.connect"))
+"""
+
+
+def test_one_cluster_after_another_in_a_process_that_has_not_seen_distributed(
+    tmp_path: Path,
+) -> None:
+    script = tmp_path / "script.py"  # workers import what they are started from
+    script.write_text(ONE_AFTER_ANOTHER)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["3", "None", "3", "30s"]
+    assert not done.stderr
+
+
 def test_without_a_dashboard_its_port_is_left_to_others() -> None:
     with (
         socket.create_server(("127.0.0.1", 8787)) if port_is_free(8787) else nullcontext(),

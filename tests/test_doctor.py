@@ -247,6 +247,15 @@ def test_a_package_that_cannot_be_imported_is_a_problem_and_no_traceback() -> No
     assert "Traceback" not in done.stdout + done.stderr
 
 
+def test_the_command_starts_the_workers_of_a_run_file_and_ends_them(run_file: RunFile) -> None:
+    path = run_file(cluster={"kind": "local", "workers": 1, "dashboard": "none"})
+    command = [sys.executable, "-m", "pipeline", "doctor", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^ok +shared files .* is seen by the one worker", done.stdout, re.MULTILINE)
+    assert not done.stderr
+
+
 def test_slides_that_are_missing_are_named_and_the_first_that_is_there_is_read(
     run_file: RunFile, tmp_path: Path
 ) -> None:

@@ -15,12 +15,10 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import dask
-
 from pipeline.clusters.dashboard import keep_to_own_pages, links
 from pipeline.clusters.local import LocalWorkers, local_client, threads
 from pipeline.clusters.remote import client_at, client_of_file
-from pipeline.clusters.share import little_kept, own_scratch
+from pipeline.clusters.share import little_kept, own_scratch, set_of_distributed
 from pipeline.clusters.waiting import Waiting
 from pipeline.config.runfile import cluster_config
 from pipeline.config.values import duration_seconds
@@ -84,10 +82,9 @@ def cluster_of(
     """
     with contextlib.ExitStack() as opened:
         patience_s = duration_seconds(settings.no_workers_timeout)
-        told = {NO_WORKERS: patience_s, **links(settings)}
         if settings.kind != "threads":
-            told |= own_scratch() | little_kept()
-        opened.enter_context(dask.config.set(told))
+            told = {NO_WORKERS: patience_s, **links(settings), **own_scratch(), **little_kept()}
+            opened.enter_context(set_of_distributed(told))
         waiting = Waiting(patience_s, most_s, tell)
         client: Client | None
         if settings.kind == "threads":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+
 import dask
 
 from pipeline.files.rights import scratch
@@ -15,6 +18,7 @@ __all__ = [
     "little_kept",
     "own_scratch",
     "scratch_named",
+    "set_of_distributed",
 ]
 
 TEMPORARY, _OURS = "temporary-directory", "wsi-pipeline.own-temporary-directory"
@@ -49,6 +53,17 @@ def environment(session_threads: int) -> dict[str, str]:
         "MALLOC_MMAP_THRESHOLD_": str(APART_BYTES),
         **{_variable(name): str(to) for name, to in little_kept().items()},
     }
+
+
+def set_of_distributed(told: Mapping[str, object]) -> AbstractContextManager[object]:
+    """Set config of Dask's scheduler and workers for as long as the context is open.
+
+    Its defaults are there before: they come with `distributed`, and what was set without them
+    would, where it is taken back, take all of them along.
+    """
+    import distributed  # noqa: F401
+
+    return dask.config.set(told)
 
 
 def little_kept() -> dict[str, object]:

@@ -15,9 +15,8 @@ from itertools import count
 from statistics import median
 from typing import Any
 
-import dask
-
 from pipeline.clusters import cluster_of
+from pipeline.clusters.share import set_of_distributed
 from pipeline.config import RunConfig
 from pipeline.errors import ClusterError
 
@@ -149,7 +148,7 @@ def started(config: RunConfig, timeout_s: float, opened: ExitStack) -> Team:
     Raises `ClusterError` where none comes in time.
     """
     kind, until = config.cluster.kind, time.monotonic() + timeout_s
-    with dask.config.set({"distributed.comm.timeouts.connect": f"{timeout_s}s"}):
+    with set_of_distributed({"distributed.comm.timeouts.connect": f"{timeout_s}s"}):
         client: Any = opened.enter_context(
             cluster_of(config.cluster, home=config.output.directory, most_s=timeout_s)
         )
