@@ -230,6 +230,21 @@ def test_a_tile_that_cannot_be_decoded_is_an_error_that_says_where(tmp_path: Pat
     np.testing.assert_array_equal(reader.read(0, Box(0, 200, 9, 9)), LEVELS[0][:9, 200:209])
 
 
+def test_a_tile_that_says_it_is_larger_than_a_tile_is_refused_before_it_is_decoded(
+    tmp_path: Path,
+) -> None:
+    path, _ = write_dicom(tmp_path, LEVELS)
+    spoilt = bytearray(path.read_bytes())
+    at = spoilt.index(b"\xff\xf7") + 5  # the first frame's rows and columns
+    assert spoilt[at : at + 4] == b"\0\x80\0\x80"
+    spoilt[at : at + 4] = b"\xff\xff" * 2  # 12 GB
+    path.write_bytes(spoilt)
+    reader = open_reader(str(tmp_path), "dicom")
+    with pytest.raises(SlideError, match="it is 65535 x 65535 px, where 128 x 128 are; check"):
+        reader.read(0, Box(0, 0, 9, 9))
+    np.testing.assert_array_equal(reader.read(0, Box(0, 200, 9, 9)), LEVELS[0][:9, 200:209])
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -27,6 +27,7 @@ from pipeline.errors import SlideError
 from pipeline.geometry import Box, Shape, ceil_div
 from pipeline.readers.base import LevelInfo, Metadata, Mpp, check_sizes, stored_downsample
 from pipeline.readers.series import RESAMPLED, files_of, finest_is_missing
+from pipeline.readers.streams import check_stream
 
 __all__ = ["DicomReader", "open_reader"]
 
@@ -99,6 +100,7 @@ class DicomReader:
         self._icc = _first(base, "OpticalPathSequence").get("ICCProfile")
         tiles = {header.shape: header.tile for header in headers}
         shapes = [_shape(level.size) for level in slide.levels]
+        self._tiles = [tiles[shape] for shape in shapes]
         uids = "".join(sorted(header.uid for header in headers))
         self.metadata = Metadata(
             vendor="dicom",
@@ -129,6 +131,7 @@ class DicomReader:
             self._path,
             f"cannot read level {level}, rows {box.y}:{box.y_stop}, columns {box.x}:{box.x_stop}",
         ):
+            self._check_tiles(level, box)
             given = self._slide.read_region(
                 (box.x, box.y), self._numbers[level], (box.width, box.height), as_array=True
             )
@@ -161,6 +164,15 @@ class DicomReader:
     def close(self) -> None:
         """Release the files."""
         self._slide.close()
+
+    def _check_tiles(self, level: int, box: Box) -> None:
+        """Raise `ValueError` where a tile says that it is larger: its decoder believes it."""
+        number, tile = self._numbers[level], self._tiles[level]
+        for y in range(box.y // tile[0], ceil_div(box.y_stop, tile[0])):
+            for x in range(box.x // tile[1], ceil_div(box.x_stop, tile[1])):
+                at = (x, y)
+                data = self._slide.read_encoded_tile(number, at, crop_to_image_boundary=False)
+                check_stream(data, tile)
 
 
 @dataclass(frozen=True, slots=True)

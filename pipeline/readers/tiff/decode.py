@@ -19,6 +19,7 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.readers.streams import jpeg2000_shape
 from pipeline.readers.tiff.page import (
     APERIO_YCBCR,
     GREY,
@@ -138,9 +139,9 @@ def _says_ycbcr(data: bytes) -> bool:
 
 
 def _jpeg2000(data: bytes, scratch: Pixels, *, ycbcr: bool) -> Pixels:
-    if _jpeg2000_shape(data) != scratch.shape:
+    if jpeg2000_shape(data) != scratch.shape:
         raise DamagedTileError(
-            f"JPEG 2000 of (rows, columns, components) {_jpeg2000_shape(data)}, not {scratch.shape}"
+            f"JPEG 2000 of (rows, columns, components) {jpeg2000_shape(data)}, not {scratch.shape}"
         )
     try:
         pixels = imagecodecs.jpeg2k_decode(data)
@@ -150,17 +151,6 @@ def _jpeg2000(data: bytes, scratch: Pixels, *, ycbcr: bool) -> Pixels:
         raise DamagedTileError(f"JPEG 2000 of {pixels.dtype}")
     pixels = pixels.reshape(scratch.shape)
     return _rgb_of_ycbcr(pixels) if ycbcr else pixels
-
-
-def _jpeg2000_shape(data: bytes) -> tuple[int, int, int]:
-    """Read a codestream's SIZ marker (ISO 15444-1, A.5.1); a JP2 box may come before it."""
-    at = data.find(b"\xff\x4f\xff\x51", 0, 4096)
-    if at < 0 or len(data) < at + 42:
-        return (0, 0, 0)
-    width, height, left, top = (
-        int.from_bytes(data[at + i : at + i + 4], "big") for i in (8, 12, 16, 20)
-    )
-    return (height - top, width - left, int.from_bytes(data[at + 40 : at + 42], "big"))
 
 
 def _rgb_of_ycbcr(pixels: Pixels) -> Pixels:
