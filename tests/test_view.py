@@ -23,7 +23,7 @@ from PIL import Image
 
 import pipeline
 from pipeline.demo import read_truth
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DamagedStoreError
 from pipeline.geometry import Box
 from pipeline.store import Coverage, withdraw
 from pipeline.view import catalogue as catalogues
@@ -294,6 +294,28 @@ def test_links_out_of_the_results_are_not_followed(results: Path, tmp_path: Path
     assert not said["shown"]
     assert "link" in said["note"]
     with pytest.raises(UnknownQuestionError, match="no such slide"):
+        answer(catalogue_of(folder), "slide/demo")
+
+
+@pytest.mark.parametrize(
+    ("where", "old", "new", "said"),
+    [
+        ("zarr.json", '"channels": ["nucleus"]', '"channels": ["nucleus", "b"]', "has 1 channels"),
+        ("zarr.json", '"channels": ["nucleus"]', '"channels": []', "its metadata name 0"),
+        ("labels/tissue/zarr.json", '"label-value": ', '"label": ', "damaged"),
+        ("labels/tissue/zarr.json", '"rgba": [', '"rgba": ["x", ', "damaged"),
+    ],
+)
+def test_metadata_that_somebody_changed_are_damage(
+    where: str, old: str, new: str, said: str, results: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(results, folder)
+    file = folder / "demo.zarr" / where
+    content = json.dumps(json.loads(file.read_text()))
+    assert old in content
+    file.write_text(content.replace(old, new))
+    with pytest.raises(DamagedStoreError, match=said):
         answer(catalogue_of(folder), "slide/demo")
 
 

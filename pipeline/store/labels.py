@@ -11,6 +11,9 @@ import zarr
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
+from pipeline.files import places
+from pipeline.files.notation import parse_json
+from pipeline.files.urls import join
 from pipeline.geometry import Grid, Shape, ceil_div
 from pipeline.ngff import LARGEST, VERSION, Placement, label_metadata
 from pipeline.readers.multiscales import Multiscale, multiscale
@@ -26,6 +29,7 @@ __all__ = [
     "open_label",
     "read_colours",
     "read_label",
+    "read_meanings",
     "write_label",
 ]
 
@@ -101,6 +105,27 @@ def read_colours(path: str, name: str) -> dict[int, str]:
     return {
         each["label-value"]: f"#{bytes(each['rgba'][:3]).hex()}"
         for each in ome["image-label"]["colors"]
+    }
+
+
+@tells_the_store
+def read_meanings(path: str) -> dict[int, tuple[str, str]]:
+    """Give name and colour (#rrggbb) of each value of the label image at a path.
+
+    Nothing where its metadata say none, or are not there yet.
+    """
+    try:
+        attributes = parse_json(places.read(join(path, "zarr.json"))).get("attributes", {})
+    except FileNotFoundError:
+        return {}
+    label = attributes.get("ome", {}).get("image-label", {})
+    names = {int(each["label-value"]): each["name"] for each in label.get("properties", [])}
+    return {
+        (value := int(each["label-value"])): (
+            str(names.get(value, value)),
+            f"#{bytes(each['rgba'][:3]).hex()}",
+        )
+        for each in label.get("colors", [])
     }
 
 

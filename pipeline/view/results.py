@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import MissingExtraError, StoreError
-from pipeline.files import places
-from pipeline.files.notation import parse_json
+from pipeline.errors import DamagedStoreError, MissingExtraError
 from pipeline.files.urls import join
 from pipeline.geometry import Box, Grid, Index
 from pipeline.ngff import PALETTE
@@ -29,7 +27,7 @@ from pipeline.store import (
     table_done,
     thin,
 )
-from pipeline.store.labels import open_label
+from pipeline.store.labels import open_label, read_meanings
 from pipeline.store.tables import REGIONS, check_engines
 from pipeline.view.growing import Blocks, Kept
 from pipeline.view.layers import ClassLayer, Layer, Meanings, ValueLayer
@@ -184,7 +182,13 @@ class StoredLayers:
     def _scores(self, name: str) -> Iterator[ValueLayer]:
         low, high = self.stored.provenance["settings"][f"model.range.{name}"]
         number, planes = list(self.stored.kinds).index(name), self._planes(name)
-        for channel, said in enumerate(self.stored.channels_of(name)):
+        channels, stored = self.stored.channels_of(name), self._outputs[name][0].channels
+        if len(channels) != stored:
+            raise DamagedStoreError(
+                f"{self.stored.path}: damaged: {name} has {stored} channels, and its metadata name "
+                f"{len(channels)}; remove the store, and run again"
+            )
+        for channel, said in enumerate(channels):
 
             def read(plane: int, box: Box, channel: int = channel) -> NDArray[np.uint8]:
                 return _as_bytes(self._read(name, channel, plane, box), low, high)
@@ -193,7 +197,7 @@ class StoredLayers:
             yield ValueLayer(f"scores-{number}-{channel}", title, planes, (low, high), read)
 
     def _labels(self, name: str) -> ClassLayer:
-        meanings = _meanings(join(self.stored.path, *self.stored.folder_of(name).split("/")))
+        meanings = read_meanings(join(self.stored.path, *self.stored.folder_of(name).split("/")))
         if not meanings:  # its metadata come with the end of the run
             classes = self.stored.classes(name).items()
             meanings = {
@@ -212,7 +216,7 @@ class StoredLayers:
     def _masks(self, name: str) -> Iterator[ClassLayer]:
         """Give the tissue, or what spoils it, where the store has it."""
         path = join(self.stored.path, "labels", name)
-        meanings = _meanings(path)
+        meanings = read_meanings(path)
         if not meanings:
             return
         placements = read_placements(path)
@@ -271,24 +275,3 @@ def _as_bytes(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8
     parts = (values.astype(np.float32) - low) / (high - low)
     stored: NDArray[np.uint8] = np.rint(np.clip(np.nan_to_num(parts), 0, 1) * 255).astype(np.uint8)
     return stored
-
-
-def _meanings(path: str) -> dict[int, tuple[str, str]]:
-    """Give what the values of a label image mean, as its metadata say; nothing where none do."""
-    try:
-        attributes = parse_json(places.read(join(path, "zarr.json"))).get("attributes", {})
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise StoreError(
-            f"{path}: its metadata cannot be read: {error}; verify the store"
-        ) from error
-    label = attributes.get("ome", {}).get("image-label", {})
-    names = {each["label-value"]: each["name"] for each in label.get("properties", [])}
-    return {
-        each["label-value"]: (
-            str(names.get(each["label-value"], each["label-value"])),
-            "#{:02x}{:02x}{:02x}".format(*each["rgba"][:3]),
-        )
-        for each in label.get("colors", [])
-    }
