@@ -124,3 +124,7 @@ def test_levels_of_which_not_each_is_placed_are_damage(placed: int, tmp_path: Pa
     say(placed)
     with pytest.raises(DamagedStoreError):
         placed_outputs(str(path))
+    del group["0"], group["1"]
+    say(0)
+    with pytest.raises(DamagedStoreError, match="its image has no level"):
+        placed_outputs(str(path))

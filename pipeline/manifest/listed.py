@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import LocalPath
-from pipeline.errors import ConfigError, MissingExtraError
+from pipeline.errors import ConfigError, MissingExtraError, one_line
 from pipeline.files import places
 from pipeline.files.ids import safe_id
 from pipeline.files.urls import beside, is_url, private, shown, split
@@ -214,7 +214,7 @@ def _parquet_rows(content: bytes) -> Iterator[tuple[str, list[str]]]:
         names = [str(name).strip() for name in table.column_names]
         columns = [_as_text(pa, column) for column in table.columns]
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        told = " ".join(str(error).split())
+        told = one_line(error)
         raise ConfigError(f"not a table of text and numbers in Parquet ({told:.200})") from error
     yield "columns", names
     for number, cells in enumerate(zip(*columns, strict=True), start=1):

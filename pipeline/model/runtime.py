@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ConfigError, MissingExtraError, ModelError
+from pipeline.errors import ConfigError, MissingExtraError, ModelError, one_line
 from pipeline.model.builds import runtime_builds
 from pipeline.model.pointwise import is_pointwise
 
@@ -131,7 +131,7 @@ def open_graph(onnx: str, provider: str = "cpu", gpu_bytes: int = 0) -> Any:
     except ModelError:
         raise
     except (RuntimeError, ValueError) as error:  # of its Python side: no library, an option
-        raise ModelError(_missing(provider, " ".join(str(error).split()), _RUN_BY)) from error
+        raise ModelError(_missing(provider, one_line(error), _RUN_BY)) from error
     # Where its libraries or its device are missing, the runtime goes on without it, and says so
     # nowhere else than here.
     if opened.get_providers()[0] != name:
@@ -148,7 +148,7 @@ def run_graph(opened: Any, tensors: tuple[str, ...], feed: dict[str, Any], onnx:
         if type(error).__module__.split(".")[0] != "onnxruntime":
             raise
         shapes = ", ".join(str(each.shape) for each in feed.values())
-        said = " ".join(str(error).split())
+        said = one_line(error)
         raise ModelError(f"{onnx}: the model failed on a batch {shapes}: {said}") from error
     for tensor, values in zip(tensors, given, strict=True):
         if not hasattr(values, "ndim"):
@@ -246,7 +246,7 @@ def _open(onnx: str, providers: list[Any], options: Any) -> Any:
     except Exception as error:  # as in `run_graph`
         if type(error).__module__.split(".")[0] != "onnxruntime":
             raise
-        said = " ".join(str(error).split())
+        said = one_line(error)
         raise ModelError(f"{onnx}: not an ONNX model that can be run: {said}") from error
 
 

@@ -1,4 +1,4 @@
-"""The side of a block where nobody says it: near 2048, or what a worker has room for."""
+"""The side of a block where nobody says it: near 2048 or 1024, or what a worker has room for."""
 
 from __future__ import annotations
 

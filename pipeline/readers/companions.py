@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import PurePosixPath
 
-from pipeline.errors import SlideError
+from pipeline.errors import SlideError, one_line
 from pipeline.files import cloud
 from pipeline.files.urls import beside, file_name, shown
 from pipeline.readers.remote import RemoteBytes
@@ -75,7 +75,7 @@ def _read_ini(url: str) -> dict[str, dict[str, str | None]]:
         text = file.read(0, min(file.size, _MOST_INI_BYTES)).decode("utf-8-sig", "replace")
         parsed.read_string(text)
     except configparser.Error as error:
-        line = " ".join(str(error).split())
+        line = one_line(error)
         raise SlideError(
             f"{file.name}: does not name the slide's files: {line}; copy the slide again"
         ) from error

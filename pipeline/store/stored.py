@@ -75,6 +75,8 @@ def read_placements(path: str) -> tuple[Placement, ...]:
 def placed_outputs(path: str, folder: str = "") -> tuple[tuple[StoredArray, Placement], ...]:
     """Give the tokens of an output's committed levels, finest first, and where each lies."""
     placements = read_placements(f"{path}/{folder}" if folder else path)
+    if not placements:
+        raise ValueError(f"{folder or 'its image'} has no level")
     return tuple(zip(stored_outputs(path, folder), placements, strict=True))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, one_line
 from pipeline.model.zoo import bioimageio, wsinfer
 
 __all__ = ["Translate", "translator"]
@@ -35,7 +35,7 @@ def _told(translate: Translate, zoo: str) -> Translate:
         except ModelError:
             raise
         except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
-            said = " ".join(str(error).split())
+            said = one_line(error)
             raise ModelError(f"{path}: not as {zoo} has it: {said:.200}") from error
 
     return translated
